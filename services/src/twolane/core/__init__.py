@@ -1,0 +1,1 @@
+"""Pure types and words that every twolane process shares; imports nothing of the others."""
