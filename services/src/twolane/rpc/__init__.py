@@ -1,0 +1,1 @@
+"""gRPC plumbing of every process: server, channel, error mapping, messages to plain values."""

@@ -1,0 +1,51 @@
+"""Channels to other processes, and how long the caller of the running call still waits.
+
+Router, workers and tests open every channel here, so that limits, keepalive and traces agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc.aio
+from opentelemetry.instrumentation.grpc import aio_client_interceptors
+from twolane.core.errors import DeadlineExceeded
+from twolane.rpc.errors import raise_twolane_error, to_twolane_error
+from twolane.rpc.options import CHANNEL_OPTIONS
+from twolane.telemetry.tracing import tracing_enabled
+
+__all__ = ["check_remaining_s", "open_channel", "raise_twolane_error", "remaining_s", "to_twolane_error"]
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to "host:port"; it connects on first use and again after every loss.
+
+    The caller closes it. Stream-to-stream calls carry no span of their own: they outlive requests,
+    whose context travels inside their messages.
+    """
+    interceptors: list[grpc.aio.ClientInterceptor] = []
+    if tracing_enabled():
+        streams = grpc.aio.StreamStreamClientInterceptor
+        every = aio_client_interceptors()  # type: ignore[no-untyped-call]
+        interceptors = [made for made in every if not isinstance(made, streams)]
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)
+
+
+def remaining_s(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    """Seconds until the caller's deadline (0 when it has passed), or None when it set none."""
+    left = context.time_remaining()
+    return None if left is None else max(0.0, left)
+
+
+def check_remaining_s(context: grpc.aio.ServicerContext[Any, Any], default_s: float) -> float:
+    """Seconds to give to a call made on behalf of the caller: its own rest, at most `default_s`.
+
+    Raises:
+        DeadlineExceeded: nothing is left.
+    """
+    left = remaining_s(context)
+    if left is None:
+        return default_s
+    if left <= 0.0:
+        raise DeadlineExceeded("the caller's deadline has passed")
+    return min(left, default_s)

@@ -1,0 +1,1 @@
+"""How a process shows itself to the outside: logs, traces, metrics, probes, its ports."""
