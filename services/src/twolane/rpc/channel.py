@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc.aio
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
+
 from twolane.core.errors import DeadlineExceeded
 from twolane.rpc.errors import raise_twolane_error, to_twolane_error
 from twolane.rpc.options import CHANNEL_OPTIONS

@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
 from twolane.core.errors import (
     BodyTooLarge,
     Cancelled,

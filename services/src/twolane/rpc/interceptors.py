@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
 from prometheus_client import CollectorRegistry, Histogram
+
 from twolane.core.errors import Internal, TwolaneError
 from twolane.rpc.errors import grpc_status_of, to_grpc_status
 from twolane.rpc.options import is_long_lived, is_plumbing

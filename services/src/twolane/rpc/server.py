@@ -12,6 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
+
 from twolane.core.errors import ConfigError
 from twolane.rpc.interceptors import ErrorInterceptor, TracingInterceptor
 from twolane.rpc.options import SERVER_OPTIONS

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
+
 from twolane.core.errors import ConfigError
 from twolane.telemetry.redaction import redact_value
 

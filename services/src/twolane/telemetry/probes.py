@@ -12,6 +12,7 @@ from collections.abc import Callable
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
 from twolane.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
