@@ -1,0 +1,117 @@
+"""Finds the verb of a `twolane` command line and runs its main; the console script calls it.
+
+A verb's module is imported only when that verb runs, so `twolane --help` loads neither torch nor
+gRPC. Errors become one line on stderr and an exit status here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+STATUS_ERROR = 1
+STATUS_USAGE = 2
+STATUS_INTERRUPTED = 128 + signal.SIGINT
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What runs under a name: `module` has a `main(argv) -> int`."""
+
+    name: str
+    module: str
+    summary: str
+
+
+VERBS = (
+    Verb("up", "twolane.cli.up", "start everything on this machine and print the address"),
+    Verb("chat", "twolane.cli.chat", "talk to a model in the terminal"),
+    Verb("router", "twolane.router.main", "run a router: OpenAI REST and gRPC front"),
+    Verb("worker", "twolane.worker.main", "run a worker: prefill, decode or mixed"),
+    Verb("broker", "twolane.broker.main", "run the broker: leases, registry, prefix index"),
+    Verb("bench serve", "twolane.bench.main", "replay a trace against an OpenAI address"),
+    Verb("bench policies", "twolane.bench.policies", "compare scheduling policies in the simulator"),
+    Verb("simulate", "twolane.sim.main", "simulate a cluster under a trace"),
+    Verb("version", "twolane.cli.version", "print the version"),
+)
+
+
+def usage() -> str:
+    """The help text: one line a verb."""
+    width = max(len(verb.name) for verb in VERBS)
+    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in VERBS]
+    return "usage: twolane VERB [FLAGS]\n\n" + "\n".join(lines) + "\n\n`twolane VERB --help` lists its flags."
+
+
+def find_verb(argv: Sequence[str]) -> tuple[Verb, list[str]] | None:
+    """Splits a command line into its verb, of one or two words, and the verb's own arguments."""
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        for verb in VERBS:
+            if verb.name == name and len(argv) >= words:
+                return verb, list(argv[words:])
+    return None
+
+
+def explain_unknown(argv: Sequence[str]) -> str:
+    """Says that no verb fits and names the nearest ones."""
+    asked = argv[0]
+    family = [verb.name for verb in VERBS if verb.name.startswith(asked + " ")]
+    if family:
+        asked = " ".join(word for word in argv[:2] if not word.startswith("-"))
+        near = difflib.get_close_matches(asked, family, n=1) or family
+    else:
+        first_words = {verb.name.split()[0] for verb in VERBS}
+        close = difflib.get_close_matches(asked, sorted(first_words), n=1)
+        near = [verb.name for verb in VERBS if verb.name.split()[0] in close]
+    hint = f"; did you mean {' or '.join(f'`twolane {name}`' for name in near)}?" if near else ""
+    return f"twolane: no verb {asked!r}{hint} (`twolane --help` lists them)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit status.
+
+    0 success, 1 a failure, 2 a wrong command line or configuration, 130 interrupted.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in {"-h", "--help", "help"}:
+        print(usage(), file=sys.stdout if args else sys.stderr)
+        return 0 if args else STATUS_USAGE
+    if args[0] == "--version":
+        args[0] = "version"
+    found = find_verb(args)
+    if found is None:
+        print(explain_unknown(args), file=sys.stderr)
+        return STATUS_USAGE
+    verb, rest = found
+    return _run(verb, rest)
+
+
+def _run(verb: Verb, args: list[str]) -> int:
+    """Runs a verb; turns its errors into a line on stderr and a status."""
+    # Imported here: the plain help has no use for either.
+    from twolane.cli.orphan import watch_launcher
+    from twolane.core.errors import ConfigError, TwolaneError
+
+    try:
+        watch_launcher()
+        run: Callable[[list[str]], int] = importlib.import_module(verb.module).main
+        return run(args)
+    except KeyboardInterrupt:
+        return STATUS_INTERRUPTED
+    except TwolaneError as error:
+        print(f"twolane {verb.name}: {error.message}", file=sys.stderr)
+        return STATUS_USAGE if isinstance(error, ConfigError) else STATUS_ERROR
+    except BrokenPipeError:
+        # The reader of our output (head, less) is gone; the interpreter's last flush must not fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STATUS_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""`twolane up`: everything on this machine, started, shown, watched and stopped.
+
+The broker comes first, then the workers, then the router; they stop in the reverse order, each with
+time to drain. Whatever happens, no process stays behind.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from twolane.cli import topology
+from twolane.cli.progress import Progress
+from twolane.cli.supervisor import StopAsked, Supervisor
+from twolane.cli.topology import UpConfig
+from twolane.core.errors import ConfigError, TwolaneError
+
+PROBE_TIMEOUT_S = 2.0
+
+
+class StopSignals:
+    """Counts the signals that ask to stop, and cuts pauses short when one comes."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._came = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._count += 1
+        self._came.set()
+
+    def count(self) -> int:
+        """How many have come."""
+        return self._count
+
+    def pause(self, seconds: float) -> None:
+        """Sleeps, but not past the next signal."""
+        self._came.wait(seconds)
+        self._came.clear()
+
+
+class Readiness:
+    """Asks a router's /readyz; remembers the last answer for people."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url}/readyz"
+        self.last_answer = "it did not answer"
+
+    def look(self) -> bool:
+        """Whether the router takes requests now."""
+        try:
+            with urllib.request.urlopen(self._url, timeout=PROBE_TIMEOUT_S):  # noqa: S310
+                return True
+        except urllib.error.HTTPError as error:
+            self.last_answer = error.read(1000).decode(errors="replace").strip()
+        except OSError as error:
+            self.last_answer = str(error)
+        return False
+
+
+def main(argv: list[str]) -> int:
+    """Runs until a signal; returns 0 after an orderly stop, 1 if a child ended by itself."""
+    config = UpConfig.from_args(argv)
+    topology.check(config)
+    folder = make_log_folder(topology.log_folder(config))
+    signals = StopSignals()
+    supervisor = Supervisor(time.monotonic, signals.pause, signals.count)
+    console = Console()
+    status = 0
+    try:
+        url = bring_up(config, supervisor, console)
+        say_ready(config, url, folder, console)
+        supervisor.watch()
+    except StopAsked:
+        console.print("\nstopping; once more to hurry", highlight=False)
+    except TwolaneError as error:
+        status = 1
+        console.print(
+            f"twolane up: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        console.print(f"logs: {folder}", markup=False, highlight=False, soft_wrap=True)
+    finally:
+        killed = supervisor.stop(config.stop_timeout_s)
+        for path in folder.glob("*.ports.json"):
+            path.unlink(missing_ok=True)
+    if killed:
+        console.print(f"killed what did not stop in time: {', '.join(killed)}", highlight=False)
+    return status
+
+
+def make_log_folder(folder: Path) -> Path:
+    """Makes the folder of the logs.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--log-dir {folder}: {error.strerror}") from error
+    return folder
+
+
+def bring_up(config: UpConfig, supervisor: Supervisor, console: Console) -> str:
+    """Starts all stages; returns the router's HTTP address once it takes requests."""
+    deadline_s = time.monotonic() + config.start_timeout_s
+    with Progress(console, time.monotonic) as progress:
+        progress.begin(["broker"], "starting")
+        stage = supervisor.start([topology.broker_child(config)])
+        broker_port = supervisor.wait_ports(stage, deadline_s, progress.ready)["broker"]["grpc"]
+
+        specs = topology.worker_children(config, broker_port)
+        progress.begin([spec.name for spec in specs], f"loading {topology.served_name(config)}")
+        workers = supervisor.start(specs)
+        supervisor.wait_ports(workers, deadline_s, progress.ready)
+
+        progress.begin(["router"], "starting")
+        stage = supervisor.start([topology.router_child(config, broker_port)])
+        http_port = supervisor.wait_ports(stage, deadline_s, lambda _: None)["router"]["http"]
+        url = f"http://{reachable(config.host)}:{http_port}"
+        readiness = Readiness(url)
+        try:
+            supervisor.wait_for(readiness.look, deadline_s, "")
+        except TwolaneError as error:
+            if error.message:
+                raise
+            raise TwolaneError(f"the router was not ready in time: {readiness.last_answer}") from error
+        progress.ready("router")
+    return url
+
+
+def reachable(host: str) -> str:
+    """The address on this machine by which a server bound to `host` is reached, as a URL writes it."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"[{local}]" if ":" in local else local
+
+
+def say_ready(config: UpConfig, url: str, folder: Path, console: Console) -> None:
+    """Prints the address, a command line to try, how to chat, and where the logs are."""
+    body = {
+        "model": topology.served_name(config),
+        "stream": True,
+        "messages": [{"role": "user", "content": "Tell me a short story."}],
+    }
+    workers = ", ".join(f"{count} {role}" for role, count in config.counts.items() if count)
+    key = " -H 'authorization: Bearer '$KEY" if config.api_key else ""
+    lines = [
+        f"\ntwolane is ready: {url}   (model {body['model']}; workers: {workers})",
+        "\nAsk it:",
+        f"  curl -N {url}/v1/chat/completions{key} -H 'content-type: application/json' \\",
+        f"    -d '{json.dumps(body)}'",
+        "\nChat with it, in another terminal:",
+        f"  twolane chat --url {url}",
+        f"\nLogs: {folder}",
+        "Ctrl-C stops everything.",
+    ]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
