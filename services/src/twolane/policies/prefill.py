@@ -79,7 +79,10 @@ class PrefillDecision:
 class PrefillPolicy(Protocol):
     """Chooses the next prefill batch."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name under which `registry.by_name` builds it."""
+        ...
 
     def decide(self, now_s: float, view: PrefillView) -> PrefillDecision:
         """Returns the batch to run now, or how long to wait; never both empty with work that is due."""

@@ -1,0 +1,73 @@
+"""Every number that prefill policies may be given, in one frozen class; defaults are safe without tuning.
+
+Workers and the simulator build it once from their configuration and pass it to `registry.by_name`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from twolane.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSettings:
+    """Settings of all prefill policies; each policy uses the ones that it names in its docstring.
+
+    Attributes:
+        short_max_uncached_tokens: boundary of the lanes (tokens, inclusive) until one is fitted.
+        window_s: seconds a short prompt waits for company at most (laps_fixed), and the bound of the
+            adaptive window (laps).
+        max_short_batch: prompts in a short batch at most (laps_fixed).
+        long_chunk_tokens: tokens of one chunk of a long prompt; laps adapts within its own bounds.
+        max_batch_tokens: tokens of any batch at most.
+        short_batches_per_long: short batches in a row at most while a long prompt waits.
+        chunk_budget_tokens: tokens of a step of the chunked policy (SARATHI).
+        depth_max: prompts in a short batch at most (laps).
+        short_batch_tokens: tokens of a short batch at most (laps).
+        long_chunk_min_tokens: least chunk of a long prompt that laps cuts.
+        long_chunk_max_tokens: largest chunk of a long prompt that laps cuts.
+        long_chunk_target_s: seconds a chunk of a long prompt should take, so that a short prompt that
+            arrives meanwhile is held back no longer.
+        long_age_limit_s: a long prompt that waited this long is overtaken by no later one.
+        long_stretch: a long prompt is ordered as if it were due after this many times its own
+            service time; 0 is first come first served.
+        deadline_margin_s: reserve kept when a deadline is compared with a predicted end.
+        started_max: long prompts that may be partly computed at once, as each holds pages.
+        boundary_min_tokens: a fitted boundary is at least this.
+        boundary_max_tokens: a fitted boundary is at most this.
+        fit_min_samples: measured batches before a fitted cost is trusted.
+    """
+
+    short_max_uncached_tokens: int = 256
+    window_s: float = 0.005
+    max_short_batch: int = 8
+    long_chunk_tokens: int = 2048
+    max_batch_tokens: int = 8192
+    short_batches_per_long: int = 4
+    chunk_budget_tokens: int = 512
+    depth_max: int = 64
+    short_batch_tokens: int = 4096
+    long_chunk_min_tokens: int = 512
+    long_chunk_max_tokens: int = 8192
+    long_chunk_target_s: float = 0.1
+    long_age_limit_s: float = 5.0
+    long_stretch: float = 1.0
+    deadline_margin_s: float = 0.005
+    started_max: int = 4
+    boundary_min_tokens: int = 64
+    boundary_max_tokens: int = 1024
+    fit_min_samples: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuses numbers under which a policy could stall.
+
+        Raises:
+            ConfigError: a count or a size is below 1, or a duration is negative or not finite.
+        """
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = 0 if item.name.endswith("_s") or item.name == "long_stretch" else 1
+            if not (math.isfinite(value) and value >= least):
+                raise ConfigError(f"{item.name} must be a finite number of at least {least}, not {value}")
