@@ -11,6 +11,8 @@ from typing import cast
 import pytest
 import torch
 
+from twolane.kernels.paged_kv import KvPages
+
 
 @pytest.fixture(autouse=True)
 def _fresh_tensors_hold_nan() -> Iterator[None]:
@@ -52,3 +54,30 @@ def assert_near() -> Callable[..., None]:
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """Each element type the engine uses."""
     return cast(torch.dtype, request.param)
+
+
+@pytest.fixture
+def make_kv(device: torch.device) -> Callable[..., KvPages]:
+    """``make_kv(context_lens, (n_kv_heads, page_tokens, head_dim), dtype)``: layer 1 of a two-layer pool.
+
+    Pages are in shuffled order. All that no kernel may use is NaN or an impossible page: other layers,
+    unused pages, tokens past the context, table entries past the last page.
+    """
+
+    def build(context_lens: list[int], shape: tuple[int, int, int], dtype: torch.dtype) -> KvPages:
+        n_kv_heads, page_tokens, head_dim = shape
+        counts = [-(-context // page_tokens) for context in context_lens]
+        order = torch.randperm(sum(counts) + 2).tolist()
+        pool = torch.full((len(order), 2, 2, n_kv_heads, page_tokens, head_dim), float("nan"), dtype=dtype)
+        table = torch.full((len(context_lens), max([*counts, 1]) + 1), 2**31 - 1, dtype=torch.int32)
+        for row, (context, count) in enumerate(zip(context_lens, counts, strict=True)):
+            for index in range(count):
+                page = order.pop()
+                table[row, index] = page
+                used = min(page_tokens, context - index * page_tokens)
+                pool[page, 1, :, :, :used] = torch.randn(2, n_kv_heads, used, head_dim).to(dtype)
+        pool = pool.to(device)
+        lengths = torch.tensor(context_lens, dtype=torch.int32, device=device)
+        return KvPages(pool[:, 1, 0], pool[:, 1, 1], table.to(device), lengths)
+
+    return build

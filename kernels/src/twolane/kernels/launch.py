@@ -40,8 +40,8 @@ def require_runnable(op: str, *tensors: torch.Tensor | None) -> None:
             )
     elif device.type != "cpu" or not INTERPRETED:
         raise ValueError(
-            f"{op}: this kernel needs CUDA tensors, these are on {device.type}. On CPU use the engine's torch "
-            f"path (or twolane.kernels.{op}_reference); TRITON_INTERPRET=1 runs the kernel slowly, for tests"
+            f"{op}: this kernel needs CUDA tensors, these are on {device.type}. On CPU use the engine's "
+            f"torch path (or twolane.kernels.{op}_reference); TRITON_INTERPRET=1 runs it slowly"
         )
 
 
@@ -124,3 +124,11 @@ def require_pages(
         raise ValueError(
             f"{op}: the tokens of a head must be adjacent in a page, strides are {k_pages.stride()}"
         )
+
+
+def require_adjacent_heads(op: str, name: str, tensor: torch.Tensor) -> None:
+    """A token's heads [T, H, D] must lie side by side; tokens may be any distance apart (packed
+    projections)."""
+    require_unit_stride(op, name, tensor)
+    if tensor.shape[1] > 1 and tensor.stride(1) != tensor.shape[2]:
+        raise ValueError(f"{op}: the heads of {name} must be adjacent, strides are {tuple(tensor.stride())}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+
 from twolane.kernels import launch, tuning
 from twolane.kernels.tuning import LaunchConfig, config
 
@@ -158,7 +159,7 @@ def rotary_page_write(
     result = torch.empty(q.shape, dtype=q.dtype, device=q.device) if q_out is None else q_out
     launch.require_shape("rotary_page_write", "q_out", result, q.shape)
     launch.require_dtype("rotary_page_write", "q_out", result, (q.dtype,))
-    _require_adjacent_heads("q_out", result)
+    launch.require_adjacent_heads("rotary_page_write", "q_out", result)
     if q.shape[0] == 0:
         return result
 
@@ -259,7 +260,7 @@ def _validate(
     launch.require_dtype(op, "queries", q, launch.FLOAT_DTYPES)
     for name, tensor in (("queries", q), ("keys", k), ("values", v)):
         launch.require_dtype(op, name, tensor, (q.dtype,))
-        _require_adjacent_heads(name, tensor)
+        launch.require_adjacent_heads(op, name, tensor)
     for name, table in (("cos", rotation.cos), ("sin", rotation.sin)):
         launch.require_shape(op, name, table, (rotation.cos.shape[0], head_dim // 2))
         launch.require_dtype(op, name, table, (torch.float32,))
@@ -269,11 +270,3 @@ def _validate(
     launch.require_pages(op, target.k_pages, target.v_pages, k.shape[1], q)
     for weight in weights:
         launch.require_vector(op, "head norm weight", weight, head_dim, launch.FLOAT_DTYPES)
-
-
-def _require_adjacent_heads(name: str, tensor: torch.Tensor) -> None:
-    launch.require_unit_stride("rotary_page_write", name, tensor)
-    if tensor.shape[1] > 1 and tensor.stride(1) != tensor.shape[2]:
-        raise ValueError(
-            f"rotary_page_write: heads of {name} must be adjacent, strides are {tensor.stride()}"
-        )
