@@ -1,0 +1,105 @@
+# Everything a person types here. Each target installs what it needs; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Keeps the current folder off sys.path: a folder named like a standard module must never shadow it.
+export PYTHONSAFEPATH := 1
+# Tests run with one thread of tensor maths each, so that timings inside do not depend on the machine.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "twolane needs Python 3.11 or newer; '$(PYTHON)' is older or missing. Try: make PYTHON=python3.12 ..." >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV) || { \
+		echo "could not make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+# The stamps make an install happen once, and again when the pins or the dependencies change.
+$(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@ $(VENV)/installed
+
+.PHONY: install
+install: $(VENV)/installed ## install twolane into .venv
+
+.PHONY: setup
+setup: $(VENV)/installed-dev ## install twolane and the tools for working on it into .venv
+
+.PHONY: up
+up: $(VENV)/installed ## start everything on this machine (FLAGS="--port 9001 --model DIR ...")
+	@exec $(BIN)/twolane up $(FLAGS)
+
+.PHONY: chat
+chat: $(VENV)/installed ## talk to what `make up` started (FLAGS="--url ...")
+	@exec $(BIN)/twolane chat $(FLAGS)
+
+.PHONY: redis
+redis: # the tests of the shared state run against a real server
+	@command -v redis-server >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
+		else \
+			echo "the tests need redis-server on the PATH; on Debian: sudo apt-get install redis-server" >&2; exit 1; \
+		fi; }
+
+.PHONY: check
+check: lint types layers test ## everything that must pass before a change lands
+
+.PHONY: lint
+lint: $(VENV)/installed-dev ## lint and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/installed-dev ## strict type check
+	$(BIN)/mypy services/src operator/src proto/src kernels/src tests
+
+.PHONY: layers
+layers: $(VENV)/installed-dev ## who may import whom
+	$(BIN)/lint-imports
+
+.PHONY: test
+test: $(VENV)/installed-dev redis ## tests without GPU and cluster (FLAGS="tests/cli -k up")
+	$(BIN)/pytest $(FLAGS)
+
+.PHONY: gpu-check
+gpu-check: $(VENV)/installed-dev ## tests that need a CUDA device
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+		echo "gpu-check: no CUDA device here (torch.cuda.is_available() is false); nothing was tested" >&2; exit 1; }
+	$(BIN)/pytest -m gpu $(FLAGS)
+
+.PHONY: proto
+proto: $(VENV)/installed-dev ## generate the stubs beside the .proto files
+	$(BIN)/python proto/generate.py
+
+.PHONY: format
+format: $(VENV)/installed-dev ## format the code and sort imports
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(VENV)/installed ## replay a generated load against http://127.0.0.1:8000 (FLAGS="--url ... --trace ...")
+	@exec $(BIN)/twolane bench serve $(FLAGS)
+
+.PHONY: pins
+pins: $(VENV)/installed-dev ## write constraints.txt from what .venv holds now
+	$(BIN)/pip freeze --disable-pip-version-check --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==[^ @]+$$' > constraints.txt
+
+.PHONY: clean
+clean: ## remove caches; the environment stays
+	rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find services operator proto kernels tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
