@@ -1,22 +1,22 @@
 """The one error tree; interceptors and the REST front map it, nobody else maps anything.
 
-    TwolaneError
-    ├── InvalidRequest            400  invalid_request         the client must change the request
-    │   ├── ContextTooLong        413  context_too_long
-    │   └── BodyTooLarge          413  body_too_large
-    ├── Unauthenticated           401  invalid_api_key
-    ├── ModelNotFound             404  model_not_found
-    ├── NotFound                  404  not_found
-    ├── Incompatible              409  incompatible            two parties that must agree differ
-    ├── Overloaded                429  overloaded              retry later
-    ├── Unavailable               503  unavailable             no worker can take it now
-    │   ├── WorkerLost            503  worker_lost
-    │   └── Draining              503  draining
-    ├── LeaseInvalid              409  lease_invalid           a write under an old or expired lease
-    ├── DeadlineExceeded          504  deadline_exceeded
-    ├── Cancelled                 499  cancelled               the client went away
-    ├── ConfigError               500  config_error            a process can't start as configured
-    └── Internal                  500  internal                a defect of ours
+TwolaneError
+├── InvalidRequest            400  invalid_request         the client must change the request
+│   ├── ContextTooLong        413  context_too_long
+│   └── BodyTooLarge          413  body_too_large
+├── Unauthenticated           401  invalid_api_key
+├── ModelNotFound             404  model_not_found
+├── NotFound                  404  not_found
+├── Incompatible              409  incompatible            two parties that must agree differ
+├── Overloaded                429  overloaded              retry later
+├── Unavailable               503  unavailable             no worker can take it now
+│   ├── WorkerLost            503  worker_lost
+│   └── Draining              503  draining
+├── LeaseInvalid              409  lease_invalid           a write under an old or expired lease
+├── DeadlineExceeded          504  deadline_exceeded
+├── Cancelled                 499  cancelled               the client went away
+├── ConfigError               500  config_error            a process can't start as configured
+└── Internal                  500  internal                a defect of ours
 """
 
 from __future__ import annotations

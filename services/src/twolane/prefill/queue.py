@@ -1,0 +1,169 @@
+"""Prompts that wait for prefill, and the batch that the policy makes of them.
+
+The worker's loop asks for a batch before each engine step and settles it after. The queue owns the
+pages of a prompt from its first chunk on; the worker gives them back when the request ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from twolane.core.prefix import page_hashes
+from twolane.core.request import Lane
+from twolane.engine.pages import OutOfPages, PagePool
+from twolane.engine.sequence import Sequence
+from twolane.policies.lanes import boundary_tokens, lane_of
+from twolane.policies.prefill import PrefillPolicy, PrefillView, WaitingPrefill
+from twolane.policies.settings import PrefillSettings
+
+
+@dataclass
+class Prompt:
+    """A prompt and how far it is.
+
+    Attributes:
+        sequence: tokens and pages; every token it holds is computed before it leaves the queue.
+        arrival_s: when it came.
+        deadline_s: when its first token is due, or None.
+        priority: higher goes first among equals.
+        hashes: names of its full pages.
+        lane: by its uncached length at arrival.
+        cached_tokens: found in the prefix cache when it started.
+        started: whether it holds pages.
+        published: leading pages whose names the pool knows.
+    """
+
+    sequence: Sequence
+    arrival_s: float
+    deadline_s: float | None = None
+    priority: int = 0
+    hashes: tuple[bytes, ...] = ()
+    lane: Lane = Lane.SHORT
+    cached_tokens: int = 0
+    started: bool = False
+    published: int = 0
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Tokens still to compute."""
+        return len(self.sequence.tokens) - self.sequence.n_computed
+
+
+@dataclass(frozen=True)
+class PrefillBatch:
+    """Chunks to compute in the next step, or when to ask again."""
+
+    chunks: tuple[tuple[Prompt, int], ...] = ()
+    wake_s: float | None = None
+
+
+class PrefillQueue:
+    """Waiting prompts in order of arrival.
+
+    Args:
+        policy: chooses batches.
+        pool: this worker's pages.
+        settings: the policy's, for the boundary of the lanes.
+    """
+
+    def __init__(self, policy: PrefillPolicy, pool: PagePool, settings: PrefillSettings) -> None:
+        self.policy = policy
+        self._pool = pool
+        self._settings = settings
+        self._prompts: dict[str, Prompt] = {}
+        self._memory: Any = None
+        self._last_batch_s: float | None = None
+        self._last_lane: Lane | None = None
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def add(self, prompt: Prompt, *, front: bool = False) -> None:
+        """Queues a prompt; its lane follows from what the prefix cache holds now."""
+        sequence = prompt.sequence
+        usable = len(sequence.tokens) - 1
+        prompt.hashes = tuple(page_hashes(sequence.tokens, self._pool.page_tokens, sequence.cache_salt))
+        cached = min(self._pool.peek(prompt.hashes) * self._pool.page_tokens, usable)
+        boundary = boundary_tokens(self.policy, self._memory, self._settings)
+        prompt.lane = lane_of(len(sequence.tokens) - cached, boundary)
+        prompt.cached_tokens = cached
+        if front:
+            self._prompts = {sequence.request_id: prompt, **self._prompts}
+        else:
+            self._prompts[sequence.request_id] = prompt
+
+    def remove(self, request_id: str) -> Prompt | None:
+        """Takes a prompt out; its pages stay with its sequence."""
+        return self._prompts.pop(request_id, None)
+
+    def waiting(self, lane: Lane) -> int:
+        """Prompts of one lane."""
+        return sum(prompt.lane is lane for prompt in self._prompts.values())
+
+    def waiting_tokens(self) -> int:
+        """Uncached tokens over both lanes."""
+        return sum(self._view_of(prompt).uncached_tokens for prompt in self._prompts.values())
+
+    def next_batch(self, now_s: float) -> PrefillBatch:
+        """Asks the policy and finds pages; prompts for which there are none wait on."""
+        if not self._prompts:
+            return PrefillBatch()
+        waiting = tuple(self._view_of(prompt) for prompt in self._prompts.values())
+        view = PrefillView(waiting, self._memory, self._last_batch_s, self._last_lane)
+        decision = self.policy.decide(now_s, view)
+        self._memory = decision.memory
+        chunks = []
+        for chunk in decision.chunks:
+            prompt = self._prompts[chunk.request_id]
+            if not prompt.started and not self._start(prompt):
+                break
+            # The cache may hold more than when the policy looked.
+            chunks.append((prompt, min(chunk.tokens, prompt.remaining_tokens)))
+        return PrefillBatch(tuple(chunks), decision.wake_s)
+
+    def settle(self, batch: PrefillBatch, seconds: float) -> list[Prompt]:
+        """Records a computed batch, names its full pages and returns the prompts that are complete."""
+        self._last_batch_s = seconds
+        complete = []
+        for prompt, _tokens in batch.chunks:
+            self._last_lane = prompt.lane
+            self._publish(prompt)
+            if prompt.remaining_tokens == 0:
+                complete.append(prompt)
+                self._prompts.pop(prompt.sequence.request_id, None)
+        return complete
+
+    def _view_of(self, prompt: Prompt) -> WaitingPrefill:
+        done = prompt.sequence.n_computed if prompt.started else prompt.cached_tokens
+        return WaitingPrefill(
+            request_id=prompt.sequence.request_id,
+            arrival_s=prompt.arrival_s,
+            uncached_tokens=len(prompt.sequence.tokens) - done,
+            cached_tokens=done,
+            lane=prompt.lane,
+            deadline_s=prompt.deadline_s,
+            priority=prompt.priority,
+        )
+
+    def _start(self, prompt: Prompt) -> bool:
+        sequence, page_tokens = prompt.sequence, self._pool.page_tokens
+        # At least one token must be computed, or there would be nothing to sample from.
+        usable = (len(sequence.tokens) - 1) // page_tokens
+        found = self._pool.match(prompt.hashes[:usable])
+        try:
+            fresh = self._pool.allocate(-(-len(sequence.tokens) // page_tokens) - len(found))
+        except OutOfPages:
+            self._pool.release(found)
+            return False
+        sequence.page_ids = found + fresh
+        sequence.n_computed = prompt.cached_tokens = len(found) * page_tokens
+        prompt.published = len(found)
+        prompt.started = True
+        return True
+
+    def _publish(self, prompt: Prompt) -> None:
+        full = prompt.sequence.n_computed // self._pool.page_tokens
+        for index in range(prompt.published, min(full, len(prompt.hashes))):
+            self._pool.publish(prompt.sequence.page_ids[index], prompt.hashes[index])
+        prompt.published = max(prompt.published, full)

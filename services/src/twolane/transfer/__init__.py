@@ -1,0 +1,1 @@
+"""Pages from worker to worker: who may write where, how the bytes travel, what was kept."""

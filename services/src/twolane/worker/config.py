@@ -1,0 +1,79 @@
+"""Settings of a worker process; flags and TWOLANE_WORKER_* names follow from the fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from twolane.core.config import ProcessConfig
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class WorkerConfig(ProcessConfig):
+    """One worker."""
+
+    process: ClassVar[str] = "worker"
+
+    model_dir: Path
+    """A Hugging Face model folder."""
+    served_model_name: str = ""
+    """Name clients ask for; empty takes the folder's name."""
+    role: Literal["prefill", "decode", "mixed"] = "mixed"
+    """The pool it starts in."""
+    lane: Literal["both", "short", "long"] = "both"
+    """Lane of prompts it serves."""
+    worker_id: str = ""
+    """Stable name at the broker; empty takes host name and port."""
+    broker: str = "127.0.0.1:9200"
+    """host:port of the broker."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    advertise_host: str = ""
+    """Address others reach it at; empty takes `host`."""
+    port: Port = 9100
+    """gRPC port; 0 takes a free one."""
+    http_port: Port = 9400
+    """Port of probes and metrics; 0 takes a free one."""
+    port_file: Path | None = None
+    """File to write the bound ports to, as JSON."""
+
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Type of weights and pages."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    num_threads: Positive | None = None
+    """Threads of tensor operations on a CPU; unset leaves the library's choice."""
+    page_tokens: Positive = 16
+    """Tokens of a page."""
+    kv_memory_mib: Positive = 256
+    """Memory of the page pool, in MiB."""
+    max_model_len: Positive | None = None
+    """Prompt plus answer at most, in tokens; unset takes the model's own limit."""
+
+    scheduler: str = "laps_fixed"
+    """Prefill policy."""
+    short_max_uncached_tokens: Positive = 256
+    """Longest uncached prompt of the short lane, in tokens."""
+    window_ms: Annotated[float, Field(ge=0)] = 5.0
+    """How long a short batch may wait for company, in milliseconds."""
+    max_batch_tokens: Positive = 2048
+    """Prompt tokens of one engine step at most."""
+    long_chunk_tokens: Positive = 512
+    """Tokens of one chunk of a long prompt."""
+    max_decode_rows: Positive = 64
+    """Answers that grow in one engine step at most."""
+    max_waiting: Positive = 1024
+    """Requests that may wait here; more are refused as overloaded."""
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long running requests may take to end after a stop was asked for, in seconds."""
+
+    otlp_endpoint: str = ""
+    """Where spans go (OTLP over gRPC); empty keeps none."""
+    otlp_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of traces begun here that are kept."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level logged."""

@@ -1,0 +1,65 @@
+"""What a worker measures, under the names that dashboards and pickers expect."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from twolane.telemetry import metrics
+from twolane.v1 import worker_pb2
+
+
+class WorkerMetrics:
+    """All metrics of one worker."""
+
+    def __init__(self, registry: CollectorRegistry = metrics.registry) -> None:
+        self.waiting = Gauge(
+            "twolane_worker_requests_waiting", "Requests that wait for prefill.", ["lane"], registry=registry
+        )
+        self.running = Gauge("twolane_worker_requests_running", "Requests that decode.", registry=registry)
+        self.kv_usage = Gauge(
+            "twolane_worker_kv_cache_usage_ratio", "Share of the pages that requests hold.", registry=registry
+        )
+        self.pages = Gauge("twolane_worker_pages", "Pages by state.", ["state"], registry=registry)
+        self.step_seconds = Histogram(
+            "twolane_worker_step_seconds",
+            "Time of one engine step.",
+            ["kind"],
+            buckets=metrics.FAST_BUCKETS_S,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "twolane_worker_tokens_total", "Tokens computed, by kind of row.", ["kind"], registry=registry
+        )
+        self.queue_seconds = Histogram(
+            "twolane_worker_queue_seconds",
+            "From a request's arrival to its first token here.",
+            ["lane"],
+            buckets=metrics.REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+        self.transfer_seconds = Histogram(
+            "twolane_worker_transfer_seconds",
+            "From the first token to the landing of the last page at the peer.",
+            buckets=metrics.FAST_BUCKETS_S,
+            registry=registry,
+        )
+        self.landed_bytes = Counter(
+            "twolane_worker_landed_bytes_total", "Bytes of pages that landed here.", registry=registry
+        )
+        self.preemptions = Counter(
+            "twolane_worker_preemptions_total", "Answers computed again for want of pages.", registry=registry
+        )
+        self.ended = Counter(
+            "twolane_worker_requests_total", "Requests that ended here.", ["outcome"], registry=registry
+        )
+
+    def observe_load(self, load: worker_pb2.Load, cached_pages: int) -> None:
+        """Sets the gauges from a load report."""
+        self.waiting.labels("short").set(load.waiting_short)
+        self.waiting.labels("long").set(load.waiting_long)
+        self.running.set(load.running)
+        held = load.total_pages - load.free_pages
+        self.kv_usage.set(held / load.total_pages if load.total_pages else 0.0)
+        self.pages.labels("held").set(held)
+        self.pages.labels("cached").set(cached_pages)
+        self.pages.labels("empty").set(load.free_pages - cached_pages)

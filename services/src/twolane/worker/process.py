@@ -1,0 +1,248 @@
+"""One worker, put together: engine, queues, transfers, services, membership.
+
+`main` builds and runs it; tests build it in their own event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twolane.core.request import Lane, Role
+from twolane.decode.batch import DecodeBatch
+from twolane.decode.intake import Intake
+from twolane.engine.config import EngineConfig, LoadProgress
+from twolane.engine.engine import Engine
+from twolane.policies.registry import by_name
+from twolane.policies.settings import PrefillSettings
+from twolane.prefill.queue import PrefillQueue
+from twolane.rpc.channel import open_channel
+from twolane.rpc.convert import fingerprint_to_proto
+from twolane.rpc.server import RpcServer
+from twolane.rpc.words import lane_to_proto, role_to_proto
+from twolane.telemetry import metrics as telemetry_metrics
+from twolane.telemetry.probes import ProbeServer
+from twolane.transfer.landing import Landing
+from twolane.transfer.page_store import PageStore, host_id
+from twolane.transfer.sender import Sender
+from twolane.transfer.transports import codecs
+from twolane.v1 import broker_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
+from twolane.worker.config import WorkerConfig
+from twolane.worker.leases import Leases
+from twolane.worker.membership import Identity, Membership
+from twolane.worker.metrics import WorkerMetrics
+from twolane.worker.service import Books, PageTransferService, WorkerService, drain
+from twolane.worker.step_loop import StepLoop
+from twolane.worker.table import Limits, Parts, RequestTable
+
+log = logging.getLogger(__name__)
+
+
+def load_engine(config: WorkerConfig, store: PageStore) -> Engine:
+    """Loads the model with its pages in the store; blocks, and logs how far it is."""
+    engine = Engine.load(
+        EngineConfig(
+            model_dir=config.model_dir,
+            served_name=config.served_model_name,
+            dtype=config.dtype,
+            device=config.device,
+            page_tokens=config.page_tokens,
+            kv_memory_bytes=config.kv_memory_mib << 20,
+            max_model_len=config.max_model_len,
+            num_threads=config.num_threads,
+            kv_buffer=store.allocate,
+        ),
+        _log_progress,
+    )
+    store.divide(engine.pool.n_pages)
+    return engine
+
+
+def _log_progress(progress: LoadProgress) -> None:
+    log.info(
+        "loading: %s",
+        progress.stage,
+        extra={
+            "stage": progress.stage,
+            "done_bytes": progress.done_bytes,
+            "total_bytes": progress.total_bytes,
+            "elapsed_s": round(progress.elapsed_s, 3),
+            "finished": progress.finished,
+        },
+    )
+
+
+class WorkerProcess:
+    """A worker with a loaded engine; `run` serves until it is told to stop."""
+
+    def __init__(self, config: WorkerConfig, engine: Engine, store: PageStore) -> None:
+        self._config = config
+        self._engine = engine
+        self._store = store
+        self._metrics = WorkerMetrics()
+        self._rpc = RpcServer("worker", config.host, config.port)
+        self._probes = ProbeServer(
+            config.host, config.http_port, telemetry_metrics.registry, self.why_not_ready
+        )
+        self._broker = open_channel(config.broker)
+        self.identity = Identity(config.worker_id, "")
+        self._build_queues()
+        self._build_transfers()
+        self._membership = Membership(self._broker, self.identity, self._info, self._load, engine.pool)
+
+    def why_not_ready(self) -> str | None:
+        """Why no traffic should come yet, or None."""
+        if self._table.draining:
+            return "draining"
+        return None if self._membership.registered else f"not registered at the broker {self._config.broker}"
+
+    async def run(self, stop: asyncio.Event, started: Callable[[dict[str, int]], None]) -> None:
+        """Serves until `stop` is set, then drains.
+
+        Args:
+            stop: asks for the end.
+            started: called with the bound ports once both listen.
+
+        Raises:
+            TwolaneError: a port is taken, the broker refuses this worker's model, or a part failed.
+        """
+        self._add_services()
+        ports = {"grpc": await self._rpc.start(), "http": await self._probes.start()}
+        self._name(ports["grpc"])
+        started(ports)
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        parts: set[asyncio.Task[Any]] = {
+            asyncio.create_task(self._steps.run(), name="steps"),
+            asyncio.create_task(self._membership.run(), name="membership"),
+            asyncio.create_task(self._keep_leases(), name="leases"),
+            asyncio.create_task(self._watch_readiness(), name="readiness"),
+        }
+        try:
+            await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                await self._rpc.set_ready(False)
+                await drain(self._table, self._config.drain_timeout_s)
+        finally:
+            await self._shut_down({*parts, stopped})
+
+    def _build_queues(self) -> None:
+        config, engine = self._config, self._engine
+        settings = PrefillSettings(
+            short_max_uncached_tokens=config.short_max_uncached_tokens,
+            window_s=config.window_ms / 1000,
+            long_chunk_tokens=config.long_chunk_tokens,
+            max_batch_tokens=config.max_batch_tokens,
+        )
+        policy = by_name(config.scheduler, settings)
+        prefill = PrefillQueue(policy, engine.pool, settings)
+        self._parts = Parts(
+            engine.pool, prefill, DecodeBatch(engine.pool, config.max_decode_rows), Intake(engine.pool)
+        )
+        fingerprint = engine.fingerprint
+        limits = Limits(fingerprint.vocab_size, fingerprint.max_model_len, config.max_waiting)
+        self._table = RequestTable(self._parts, limits, time.monotonic, self._wake, self._metrics)
+        self._steps = StepLoop(engine, self._parts, self._table, time.monotonic, self._metrics)
+
+    def _build_transfers(self) -> None:
+        fingerprint, table = self._engine.fingerprint, self._table
+        self._codecs = codecs(self._store, fingerprint.n_layers)
+        self._landing = Landing(
+            self._store,
+            self._codecs,
+            time.monotonic,
+            table.handed_over,
+            table.transfer_failed,
+            self._metrics.landed_bytes.inc,
+        )
+        self._sender = Sender(
+            self._codecs, fingerprint.page_tokens, time.monotonic, table.landed, table.transfer_failed
+        )
+        self._leases = Leases(
+            self._broker, self.identity, self._landing, fingerprint.page_tokens, time.monotonic
+        )
+        table.sender, table.leases = self._sender, self._leases
+
+    def _add_services(self) -> None:
+        role = Role(self._config.role)
+        books = Books(self._engine.pool, self._table, self.identity, role)
+        worker = WorkerService(
+            self._table,
+            self.identity,
+            self._engine.fingerprint,
+            self._load,
+            lambda: books.inspect(self._landing.lease_ids() + self._sender.lease_ids()),
+        )
+        worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._rpc.aio)
+        pages = PageTransferService(self._sender, self._landing)
+        transfer_pb2_grpc.add_PageTransferServicer_to_server(pages, self._rpc.aio)
+        self._rpc.add("twolane.v1.Worker", "twolane.v1.PageTransfer")
+
+    def _name(self, port: int) -> None:
+        host = self._config.advertise_host or self._config.host
+        self.identity.address = f"{host}:{port}"
+        self.identity.worker_id = self._config.worker_id or f"{socket.gethostname()}:{port}"
+
+    def _wake(self) -> None:
+        self._steps.wake()
+
+    def _info(self) -> broker_pb2.WorkerInfo:
+        lane = None if self._config.lane == "both" else Lane(self._config.lane)
+        return broker_pb2.WorkerInfo(
+            worker_id=self.identity.worker_id,
+            address=self.identity.address,
+            role=role_to_proto(Role(self._config.role)),
+            lane=lane_to_proto(lane),
+            fingerprint=fingerprint_to_proto(self._engine.fingerprint),
+            host_id=host_id(),
+            transports=list(self._codecs),
+            load=self._load(),
+            draining=self._table.draining,
+        )
+
+    def _load(self) -> worker_pb2.Load:
+        parts, pool = self._parts, self._engine.pool
+        load = worker_pb2.Load(
+            waiting_short=parts.prefill.waiting(Lane.SHORT),
+            waiting_long=parts.prefill.waiting(Lane.LONG),
+            waiting_tokens=parts.prefill.waiting_tokens(),
+            running=len(parts.decode),
+            free_pages=pool.free,
+            total_pages=pool.n_pages,
+            predicted_peak_pages=parts.decode.predicted_peak_pages(),
+        )
+        self._metrics.observe_load(load, pool.cached)
+        return load
+
+    async def _keep_leases(self) -> None:
+        await self._leases.keep_alive(self._parts.intake.lease_ids, self._table.lease_expired)
+
+    async def _watch_readiness(self) -> None:
+        ready = False
+        while True:
+            if (now_ready := self.why_not_ready() is None) != ready:
+                ready = now_ready
+                await self._rpc.set_ready(ready)
+            await asyncio.sleep(0.1)
+
+    async def _shut_down(self, tasks: set[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                log.error("stopping: %s", error)
+        failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._membership.leave()
+        await self._leases.close()
+        await self._sender.close()
+        await self._rpc.stop(1.0)
+        await self._probes.stop()
+        await self._broker.close()
+        self._store.close()
+        with contextlib.suppress(StopIteration):
+            raise next(error for error in failed if error is not None)

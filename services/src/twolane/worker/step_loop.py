@@ -1,0 +1,114 @@
+"""The engine's heartbeat: gather rows, compute, settle.
+
+One task of the worker's event loop; the engine computes in a thread of its own, one step at a time, while
+the loop goes on accepting requests, landing pages and sending tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from twolane.core.clock import Clock
+from twolane.engine.engine import Engine
+from twolane.engine.sequence import Row, Sampled, Sequence
+from twolane.prefill.queue import PrefillBatch
+from twolane.worker.metrics import WorkerMetrics
+from twolane.worker.table import Parts, RequestTable
+
+log = logging.getLogger(__name__)
+
+
+class StepLoop:
+    """Runs engine steps as long as there is work.
+
+    Args:
+        engine: computes steps.
+        parts: where rows come from.
+        table: gets the tokens.
+        now: clock of the policies.
+        metrics: step times and token counts.
+    """
+
+    def __init__(
+        self, engine: Engine, parts: Parts, table: RequestTable, now: Clock, metrics: WorkerMetrics
+    ) -> None:
+        self._engine = engine
+        self._parts = parts
+        self._table = table
+        self._now = now
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+
+    def wake(self) -> None:
+        """There may be work: a request came, pages were freed, a prompt landed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Steps until cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                self._table.reserve_pages()
+                decoding, preempted = self._parts.decode.rows()
+                for sequence in preempted:
+                    self._table.preempted(sequence)
+                batch = self._parts.prefill.next_batch(self._now())
+                if decoding or batch.chunks:
+                    await self._step(decoding, batch)
+                else:
+                    await self._wait(batch.wake_s)
+        finally:
+            self._thread.shutdown(wait=True)
+
+    async def _wait(self, wake_s: float | None) -> None:
+        delay_s = None if wake_s is None else max(0.0, wake_s - self._now())
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _step(self, decoding: list[Sequence], batch: PrefillBatch) -> None:
+        chunks = [
+            Row(prompt.sequence, tokens, sample=tokens == prompt.remaining_tokens)
+            for prompt, tokens in batch.chunks
+        ]
+        rows = [Row(sequence, 1, sample=True) for sequence in decoding] + chunks
+        request_ids = frozenset(row.sequence.request_id for row in rows)
+        self._table.step_begins(request_ids)
+        began_s = self._now()
+        try:
+            loop = asyncio.get_running_loop()
+            results = await loop.run_in_executor(self._thread, self._engine.step, rows)
+        except Exception:
+            log.exception("engine step failed")
+            self._table.step_failed(request_ids)
+            self._table.step_ends()
+            return
+        seconds = self._now() - began_s
+        self._observe(decoding, batch, seconds)
+        self._settle(decoding, batch, results, seconds)
+        self._table.step_ends()
+
+    def _settle(
+        self, decoding: list[Sequence], batch: PrefillBatch, results: list[Sampled | None], seconds: float
+    ) -> None:
+        drawn = {row.request_id: sampled for row, sampled in zip(decoding, results, strict=False)}
+        for sequence in decoding:
+            if (sampled := drawn[sequence.request_id]) is not None:
+                self._table.token(sequence, sampled)
+        complete = {id(prompt) for prompt in self._parts.prefill.settle(batch, seconds)}
+        for (prompt, _tokens), sampled in zip(batch.chunks, results[len(decoding) :], strict=True):
+            if id(prompt) in complete and sampled is not None:
+                self._table.prompt_complete(prompt, sampled)
+            else:
+                self._table.prompt_advanced(prompt)
+
+    def _observe(self, decoding: list[Sequence], batch: PrefillBatch, seconds: float) -> None:
+        kind = "mixed" if decoding and batch.chunks else "decode" if decoding else "prefill"
+        self._metrics.step_seconds.labels(kind).observe(seconds)
+        self._metrics.tokens.labels("decode").inc(len(decoding))
+        self._metrics.tokens.labels("prefill").inc(sum(tokens for _prompt, tokens in batch.chunks))
