@@ -28,6 +28,7 @@ class Prompt:
         deadline_s: when its first token is due, or None.
         priority: higher goes first among equals.
         hashes: names of its full pages.
+        usable: those that may be taken from the cache.
         lane: by its uncached length at arrival.
         cached_tokens: found in the prefix cache when it started.
         started: whether it holds pages.
@@ -39,6 +40,7 @@ class Prompt:
     deadline_s: float | None = None
     priority: int = 0
     hashes: tuple[bytes, ...] = ()
+    usable: tuple[bytes, ...] = ()
     lane: Lane = Lane.SHORT
     cached_tokens: int = 0
     started: bool = False
@@ -81,13 +83,14 @@ class PrefillQueue:
 
     def add(self, prompt: Prompt, *, front: bool = False) -> None:
         """Queues a prompt; its lane follows from what the prefix cache holds now."""
-        sequence = prompt.sequence
-        usable = len(sequence.tokens) - 1
-        prompt.hashes = tuple(page_hashes(sequence.tokens, self._pool.page_tokens, sequence.cache_salt))
-        cached = min(self._pool.peek(prompt.hashes) * self._pool.page_tokens, usable)
+        sequence, page_tokens = prompt.sequence, self._pool.page_tokens
+        # At least one token must be computed, or there would be nothing to sample from.
+        usable = (len(sequence.tokens) - 1) // page_tokens
+        prompt.hashes = tuple(page_hashes(sequence.tokens, page_tokens, sequence.cache_salt))
+        prompt.usable = prompt.hashes[:usable]
+        prompt.cached_tokens = self._pool.peek(prompt.usable) * page_tokens
         boundary = boundary_tokens(self.policy, self._memory, self._settings)
-        prompt.lane = lane_of(len(sequence.tokens) - cached, boundary)
-        prompt.cached_tokens = cached
+        prompt.lane = lane_of(len(sequence.tokens) - prompt.cached_tokens, boundary)
         if front:
             self._prompts = {sequence.request_id: prompt, **self._prompts}
         else:
@@ -148,9 +151,7 @@ class PrefillQueue:
 
     def _start(self, prompt: Prompt) -> bool:
         sequence, page_tokens = prompt.sequence, self._pool.page_tokens
-        # At least one token must be computed, or there would be nothing to sample from.
-        usable = (len(sequence.tokens) - 1) // page_tokens
-        found = self._pool.match(prompt.hashes[:usable])
+        found = self._pool.match(prompt.usable)
         try:
             fresh = self._pool.allocate(-(-len(sequence.tokens) // page_tokens) - len(found))
         except OutOfPages:
