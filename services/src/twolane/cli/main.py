@@ -64,7 +64,7 @@ def explain_unknown(argv: Sequence[str]) -> str:
     family = [verb.name for verb in VERBS if verb.name.startswith(asked + " ")]
     if family:
         asked = " ".join(word for word in argv[:2] if not word.startswith("-"))
-        near = difflib.get_close_matches(asked, family, n=1) or family
+        near = (asked != argv[0] and difflib.get_close_matches(asked, family, n=1)) or family
     else:
         first_words = {verb.name.split()[0] for verb in VERBS}
         close = difflib.get_close_matches(asked, sorted(first_words), n=1)

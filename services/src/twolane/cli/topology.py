@@ -112,12 +112,11 @@ def model_folder(config: UpConfig) -> Path:
     """
     if config.model:
         return Path(config.model).expanduser()
-    demo = Path(str(importlib.resources.files("twolane"))) / "demo_model"
     try:
-        demo = Path(str(importlib.resources.files("twolane.demo_model") / "config.json")).parent
+        # Of a folder without Python files only its entries have a definite place.
+        return Path(str(importlib.resources.files("twolane.demo_model") / "config.json")).parent
     except ModuleNotFoundError as error:
         raise ConfigError("this installation has no demo model; give --model FOLDER") from error
-    return demo
 
 
 def served_name(config: UpConfig) -> str:
@@ -151,6 +150,11 @@ def _child(
     )
 
 
+def _drain(config: UpConfig) -> list[str]:
+    """Lets a process end its own drain before its share of the stop (a third) is over."""
+    return ["--drain-timeout-s", str(config.stop_timeout_s / 4)]
+
+
 def broker_child(config: UpConfig) -> ChildSpec:
     """The broker, with its state in memory."""
     return _child(config, "broker", ["broker", "--host", LOCAL, "--port", "0", "--http-port", "0"])
@@ -160,7 +164,7 @@ def worker_children(config: UpConfig, broker_port: int) -> list[ChildSpec]:
     """Every worker, prefill first."""
     common = ["--model-dir", str(model_folder(config).resolve()), "--served-model-name", served_name(config)]
     common += ["--broker", f"{LOCAL}:{broker_port}", "--host", LOCAL, "--port", "0", "--http-port", "0"]
-    common += ["--num-threads", str(config.threads)]
+    common += ["--num-threads", str(config.threads), *_drain(config)]
     if config.kv_memory_mib is not None:
         common += ["--kv-memory-mib", str(config.kv_memory_mib)]
     if config.scheduler:
@@ -177,7 +181,7 @@ def worker_children(config: UpConfig, broker_port: int) -> list[ChildSpec]:
 def router_child(config: UpConfig, broker_port: int) -> ChildSpec:
     """The router; its API key goes by the environment, which no process list shows."""
     args = ["router", "--host", config.host, "--port", str(config.port), "--grpc-port", str(config.grpc_port)]
-    args += ["--broker", f"{LOCAL}:{broker_port}"]
+    args += ["--broker-address", f"{LOCAL}:{broker_port}", *_drain(config)]
     args += ["--model-dir", str(model_folder(config).resolve()), "--served-model-name", served_name(config)]
     environment = {}
     if config.api_key is not None:
