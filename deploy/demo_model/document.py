@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
+Option = TypeVar("Option")
 # One user turn and the answer to it.
 Turn: TypeAlias = tuple[str, str]
 # Turns that belong together: later ones may refer to earlier ones.
@@ -26,7 +27,7 @@ class Document:
     turns: Exchange = field(default_factory=list)
 
 
-def pick(rng: random.Random, options: Sequence[str]) -> str:
+def pick(rng: random.Random, options: Sequence[Option]) -> Option:
     """One of the options, each as likely as the others."""
     return options[rng.randrange(len(options))]
 
@@ -38,10 +39,13 @@ def ask(rng: random.Random, options: Sequence[str]) -> str:
     if roll < 0.10:
         text = text[0].lower() + text[1:]
     elif roll < 0.16:
-        text = pick(rng, ("Please ", "Can you ", "Could you please ")) + text[0].lower() + text[1:] \
-            if text.split()[0] in _IMPERATIVES else text
+        text = (
+            pick(rng, ("Please ", "Can you ", "Could you please ")) + text[0].lower() + text[1:]
+            if text.split()[0] in _IMPERATIVES
+            else text
+        )
     elif roll < 0.22:
-        text = pick(rng, ("Hi! ", "Hello. ", "Hey, ", "OK. ", "Thanks. ", "Now ")) + text
+        text = pick(rng, ("Hi! ", "Hello. ", "Hey, ", "OK. ", "Thanks. ")) + text
     if rng.random() < 0.12:
         text = text.rstrip(".?!")
     if rng.random() < 0.06 and text[-1] in ".":
@@ -50,6 +54,32 @@ def ask(rng: random.Random, options: Sequence[str]) -> str:
 
 
 _IMPERATIVES = frozenset(
-    "Tell Write Give Make List Name Count Repeat Say Sort Explain Describe Summarize Summarise Continue Show Put "
-    "Spell Copy Add Create Return Answer Turn Reverse Help".split()
+    [
+        "Tell",
+        "Write",
+        "Give",
+        "Make",
+        "List",
+        "Name",
+        "Count",
+        "Repeat",
+        "Say",
+        "Sort",
+        "Explain",
+        "Describe",
+        "Summarize",
+        "Summarise",
+        "Continue",
+        "Show",
+        "Put",
+        "Spell",
+        "Copy",
+        "Add",
+        "Create",
+        "Return",
+        "Answer",
+        "Turn",
+        "Reverse",
+        "Help",
+    ]
 )

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import words
 from document import pick
-from plots import ENDINGS, FILLERS, LINKS, OPENINGS, PLOTS, SETTINGS, SKILLS, Step
+from plots import PLOTS
+from scenes import ENDINGS, FILLERS, LINKS, OPENINGS, SETTINGS, SKILLS, Step
 
 _PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "his", "him"), "it": ("it", "its", "it")}
 
@@ -52,16 +53,31 @@ def _person(rng: random.Random) -> tuple[str, str, str]:
 def make_cast(rng: random.Random, fixed: dict[str, str] | None = None) -> dict[str, str]:
     """Values for all slots of the plots; `fixed` (from a request) wins over chance."""
     hero, kind, pronoun = _person(rng)
+    hero, kind = (fixed or {}).get("hero", hero), (fixed or {}).get("kind", kind)
     friend, friend_kind, _ = _person(rng)
     while friend == hero or friend_kind == kind:
         friend, friend_kind, _ = _person(rng)
     slots = {
-        "hero": hero, "kind": kind, "friend": friend, "friend_kind": friend_kind, "place": pick(rng, words.PLACES),
-        "thing": pick(rng, words.THINGS), "colour": pick(rng, words.COLOURS), "food": pick(rng, words.FOODS),
-        "weather": pick(rng, words.WEATHERS), "mood": pick(rng, words.MOODS), "trait": pick(rng, words.TRAITS),
-        "size": pick(rng, words.SIZES), "day": pick(rng, words.DAYS), "season": pick(rng, words.SEASONS),
-        "time": pick(rng, words.TIMES), "skill": pick(rng, SKILLS), "food2": pick(rng, words.FOODS),
-        "colour2": pick(rng, words.COLOURS), "mood2": pick(rng, words.MOODS), "season2": pick(rng, words.SEASONS),
+        "hero": hero,
+        "kind": kind,
+        "friend": friend,
+        "friend_kind": friend_kind,
+        "place": pick(rng, words.PLACES),
+        "thing": pick(rng, words.THINGS),
+        "colour": pick(rng, words.COLOURS),
+        "food": pick(rng, words.FOODS),
+        "weather": pick(rng, words.WEATHERS),
+        "mood": pick(rng, words.MOODS),
+        "trait": pick(rng, words.TRAITS),
+        "size": pick(rng, words.SIZES),
+        "day": pick(rng, words.DAYS),
+        "season": pick(rng, words.SEASONS),
+        "time": pick(rng, words.TIMES),
+        "skill": pick(rng, SKILLS),
+        "food2": pick(rng, words.FOODS),
+        "colour2": pick(rng, words.COLOURS),
+        "mood2": pick(rng, words.MOODS),
+        "season2": pick(rng, words.SEASONS),
     } | (fixed or {})
     if slots["hero"] in words.GIRLS or slots["hero"] in words.BOYS:
         pronoun = "she" if slots["hero"] in words.GIRLS else "he"
@@ -70,9 +86,15 @@ def make_cast(rng: random.Random, fixed: dict[str, str] | None = None) -> dict[s
     he, his, him = _PRONOUNS[pronoun]
     article = words.with_article
     return slots | {
-        "he": he, "his": his, "him": him, "He": he.capitalize(), "His": his.capitalize(),
-        "the_place": "the " + slots["place"], "a_kind": article(slots["kind"]),
-        "a_trait_kind": article(f"{slots['trait']} {slots['kind']}"), "a_friend_kind": article(slots["friend_kind"]),
+        "he": he,
+        "his": his,
+        "him": him,
+        "He": he.capitalize(),
+        "His": his.capitalize(),
+        "the_place": "the " + slots["place"],
+        "a_kind": article(slots["kind"]),
+        "a_trait_kind": article(f"{slots['trait']} {slots['kind']}"),
+        "a_friend_kind": article(slots["friend_kind"]),
         "a_trait_friend_kind": article(f"{slots['trait']} {slots['friend_kind']}"),
         "a_colour_thing": article(f"{slots['colour']} {slots['thing']}"),
     }
@@ -114,7 +136,9 @@ def make_long_story(rng: random.Random, fixed: dict[str, str] | None = None) -> 
     names = rng.sample(tuple(PLOTS), rng.randint(2, 4))
     paragraphs: list[str] = []
     for index, name in enumerate(names):
-        story = Story(make_cast(rng, {key: slots[key] for key in ("hero", "kind", "place")}) if index else slots)
+        story = Story(
+            make_cast(rng, {key: slots[key] for key in ("hero", "kind", "place")}) if index else slots
+        )
         story.slots.update({key: slots[key] for key in ("he", "his", "him", "He", "His")})
         story.say(pick(rng, LINKS if index else OPENINGS))
         if rng.random() < 0.7:

@@ -14,18 +14,38 @@ from stories import Story, make_long_story, make_short_story, make_story
 
 # slot that the story must mention -> wordings of the question, wordings of the answer
 _QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "hero": (("Who is the story about?", "What is the name of the main character?", "Who is the hero of the story?"),
-             ("The story is about {hero}.", "{hero}.", "The main character is {hero}.")),
-    "friend": (("Who is the friend of {hero}?", "Which friend is in the story?", "Who else is in the story?"),
-               ("{friend}.", "The friend is {friend}.", "{friend}, {a_friend_kind}.")),
-    "the_place": (("Where does the story happen?", "Which place is in the story?", "Where was {hero}?"),
-                  ("At the {place}.", "The story happens near the {place}.", "It happens at the {place}.")),
-    "a_colour_thing": (("What colour was the {thing}?", "Which colour did the {thing} have?"),
-                       ("The {thing} was {colour}.", "{colour}.", "It was {colour}.")),
-    "thing": (("Which thing is important in the story?", "What object is in the story?"),
-              ("The {thing}.", "It is {a_colour_thing}.")),
-    "food": (("What food is in the story?", "What did they eat?"), ("{food}.", "There is {food} in the story.")),
-    "weather": (("What was the weather like?", "How was the weather?"), ("It was {weather}.", "The weather was {weather}.")),
+    "hero": (
+        (
+            "Who is the story about?",
+            "What is the name of the main character?",
+            "Who is the hero of the story?",
+        ),
+        ("The story is about {hero}.", "{hero}.", "The main character is {hero}."),
+    ),
+    "friend": (
+        ("Who is the friend of {hero}?", "Which friend is in the story?", "Who else is in the story?"),
+        ("{friend}.", "The friend is {friend}.", "{friend}, {a_friend_kind}."),
+    ),
+    "the_place": (
+        ("Where does the story happen?", "Which place is in the story?", "Where was {hero}?"),
+        ("At the {place}.", "The story happens near the {place}.", "It happens at the {place}."),
+    ),
+    "a_colour_thing": (
+        ("What colour was the {thing}?", "Which colour did the {thing} have?"),
+        ("The {thing} was {colour}.", "{colour}.", "It was {colour}."),
+    ),
+    "thing": (
+        ("Which thing is important in the story?", "What object is in the story?"),
+        ("The {thing}.", "It is {a_colour_thing}."),
+    ),
+    "food": (
+        ("What food is in the story?", "What did they eat?"),
+        ("{food}.", "The food in the story is {food}."),
+    ),
+    "weather": (
+        ("What was the weather like?", "How was the weather?"),
+        ("It was {weather}.", "The weather was {weather}."),
+    ),
     "day": (("On which day did it happen?", "What day was it?"), ("It was {day}.", "On {day}.")),
     "a_kind": (("What is {hero}?", "Who or what is {hero}?"), ("{hero} is {a_kind}.", "{a_kind}.")),
     "friend_kind": (("What is {friend}?", "Who or what is {friend}?"), ("{friend} is {a_friend_kind}.",)),
@@ -52,8 +72,17 @@ def story_question(rng: random.Random) -> Exchange:
     story = make_short_story(rng) if rng.random() < 0.4 else make_story(rng)
     slots = rng.sample(_askable(story), min(rng.randint(1, 4), len(_askable(story))))
     question, answer = _question(rng, story, slots[0])
-    layout = pick(rng, ("{s}\n\n{q}", "{s}\n{q}", "Read this story: {s}\n\n{q}", "Story: {s}\n\nQuestion: {q}",
-                        "{q}\n\n{s}", "Here is a story. {s} {q}"))
+    layout = pick(
+        rng,
+        (
+            "{s}\n\n{q}",
+            "{s}\n{q}",
+            "Read this story: {s}\n\n{q}",
+            "Story: {s}\n\nQuestion: {q}",
+            "{q}\n\n{s}",
+            "Here is a story. {s} {q}",
+        ),
+    )
     turns: Exchange = [(layout.format(s=story.text, q=question), answer)]
     return turns + [_question(rng, story, slot) for slot in slots[1:]]
 
@@ -69,14 +98,18 @@ def _wish(rng: random.Random) -> tuple[str, dict[str, str]]:
         (f" about {words.with_article(kind)}", {"kind": kind}),
         (f" about {words.with_article(kind)} named {name}", {"kind": kind, "hero": name}),
         (f" about {name}", {"hero": name}),
-        (f" about {words.with_article(animal)} and {words.with_article(thing)}", {"kind": animal, "thing": thing}),
+        (
+            f" about {words.with_article(animal)} and {words.with_article(thing)}",
+            {"kind": animal, "thing": thing},
+        ),
         (f" about {words.with_article(colour + ' ' + thing)}", {"thing": thing, "colour": colour}),
         (f" about {words.with_article(thing)}", {"thing": thing}),
         (f" in the {place}", {"place": place}),
         (f" about the {place}", {"place": place}),
         (f" about {name} the {animal}", {"hero": name, "kind": animal}),
         (f" about {words.with_article(child)} named {name}", {"hero": name, "kind": child}),
-        ("", {}), ("", {}),
+        ("", {}),
+        ("", {}),
     ]
     return options[rng.randrange(len(options))]
 
@@ -95,9 +128,18 @@ def _told(rng: random.Random, fixed: dict[str, str]) -> Story:
 def tell_story(rng: random.Random) -> Exchange:
     """A request for a story, sometimes with questions about the answer afterwards."""
     wish, fixed = _wish(rng)
-    request = ask(rng, (f"Tell me a story{wish}.", f"Write a story{wish}.", f"Tell a story{wish}.",
-                        f"Write a short story{wish}.", f"Can you tell me a story{wish}?", f"I want a story{wish}.",
-                        f"Make up a story{wish}."))
+    request = ask(
+        rng,
+        (
+            f"Tell me a story{wish}.",
+            f"Write a story{wish}.",
+            f"Tell a story{wish}.",
+            f"Write a short story{wish}.",
+            f"Can you tell me a story{wish}?",
+            f"I want a story{wish}.",
+            f"Make up a story{wish}.",
+        ),
+    )
     story = _told(rng, fixed)
     turns: Exchange = [(request, story.text)]
     if rng.random() < 0.35:
@@ -112,8 +154,16 @@ def tell_long_story(rng: random.Random) -> Exchange:
     fixed = {key: value for key, value in fixed.items() if key != "colour"}
     if "thing" in fixed:
         wish, fixed = "", {}
-    request = ask(rng, (f"Tell me a long story{wish}.", f"Write a long story{wish}.", f"Write a very long story{wish}.",
-                        f"Please write a long story{wish}.", f"I would like to hear a long story{wish}."))
+    request = ask(
+        rng,
+        (
+            f"Tell me a long story{wish}.",
+            f"Write a long story{wish}.",
+            f"Write a very long story{wish}.",
+            f"Please write a long story{wish}.",
+            f"I would like to hear a long story{wish}.",
+        ),
+    )
     return [(request, make_long_story(rng, fixed))]
 
 
@@ -122,5 +172,8 @@ def continue_story(rng: random.Random) -> Exchange:
     story = make_story(rng)
     cut = rng.randint(1, 3)
     head, tail = " ".join(story.sentences[:cut]), " ".join(story.sentences[cut:])
-    request = ask(rng, ("Continue this story:", "Continue the story:", "How does this story go on?", "Finish this story:"))
+    request = ask(
+        rng,
+        ("Continue this story:", "Continue the story:", "How does this story go on?", "Finish this story:"),
+    )
     return [(f"{request} {head}", tail)]
