@@ -1,0 +1,1 @@
+"""What the broker remembers: one contract, kept in memory or in Redis."""
