@@ -1,0 +1,122 @@
+"""The engine: loads a model folder, owns weights and KV pool, computes one packed step at a time.
+
+Hosts (prefill, decode, worker) keep sequences and pages, choose the rows of each step and call `Engine.step`
+from one thread. The engine never allocates or frees a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+
+import torch
+
+from twolane.core.model import ModelFingerprint
+from twolane.core.request import SamplingParams
+from twolane.engine.attention import TorchAttention
+from twolane.engine.batch import BatchBuilder, PageLayout
+from twolane.engine.config import EngineConfig, LoadProgress
+from twolane.engine.loading import Loaded, load, stage
+from twolane.engine.pages import PagePool
+from twolane.engine.sampler import sample
+from twolane.engine.sequence import Row, Sampled, Sequence
+
+
+class Engine:
+    """One loaded model with its pages.
+
+    Attributes:
+        fingerprint: what two workers compare before they exchange pages.
+        spec: shapes and switches of the model.
+        pool: books of the pages; the host allocates, matches, publishes and releases.
+        kv: the pool's tensor [n_pages, n_layers, 2, n_kv_heads, page_tokens, head_dim].
+        eos_token_ids: ids that end an answer, by generation_config.json or else config.json.
+        default_sampling: the model's own sampling defaults.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        """Takes what `loading.load` built; use `Engine.load`."""
+        self.fingerprint: ModelFingerprint = loaded.fingerprint
+        self.spec = loaded.spec
+        self.kv = loaded.kv
+        self.eos_token_ids = loaded.generation.eos_token_ids
+        self.default_sampling = loaded.generation.sampling
+        self.pool = PagePool(self.kv.shape[0], self.fingerprint.page_tokens)
+        self._model = loaded.model
+        layout = PageLayout(self.spec.n_layers, self.kv.shape[3], self.fingerprint.page_tokens)
+        self._builder = BatchBuilder(layout, self.spec.windows, self.kv.dtype)
+        self._attention = TorchAttention(self.kv, layout)
+
+    @classmethod
+    def load(cls, config: EngineConfig, progress: Callable[[LoadProgress], None] | None = None) -> Engine:
+        """Loads a model folder.
+
+        Args:
+            config: what to load and how much memory to take.
+            progress: called with each stage's bytes and seconds.
+
+        Raises:
+            ConfigError: names the file or setting at fault and what to do; raised before weights are copied.
+        """
+        report = progress or _ignore
+        engine = cls(load(config, report))
+        with stage("warm up", report):
+            engine._warm_up()
+        return engine
+
+    @torch.inference_mode()
+    def step(self, rows: Rows[Row]) -> list[Sampled | None]:
+        """Computes any mix of prefill chunks and decode rows in one packed forward pass.
+
+        Args:
+            rows: distinct sequences; the pages of each must cover its chunk.
+
+        Returns:
+            One entry per row: the drawn token (the caller appends it) where `sample` was set, else None.
+
+        Raises:
+            ValueError: a row contradicts its sequence; nothing was computed.
+        """
+        if not rows:
+            return []
+        for row in rows:
+            self._check(row)
+        batch = self._builder.build(rows)
+        logits = self._model.forward(batch, self._attention)
+        for row in rows:
+            row.sequence.n_computed += row.n_tokens
+        results: list[Sampled | None] = [None] * len(rows)
+        if batch.sampled:
+            drawn = sample(logits, [rows[index].sequence for index in batch.sampled])
+            for index, token in zip(batch.sampled, drawn, strict=True):
+                results[index] = token
+        return results
+
+    def _warm_up(self) -> None:
+        """One small step, so that the first request does not pay for lazy initialisation."""
+        page_ids = self.pool.allocate(1)
+        greedy = SamplingParams(max_tokens=1, temperature=0.0)
+        sequence = Sequence("warm up", [0, 0], 2, greedy, page_ids=page_ids)
+        try:
+            self.step([Row(sequence, min(2, self.fingerprint.page_tokens), False)])
+        finally:
+            self.pool.release(page_ids)
+
+    def _check(self, row: Row) -> None:
+        sequence = row.sequence
+        end = sequence.n_computed + row.n_tokens
+        fault = ""
+        if row.n_tokens < 1 or end > len(sequence.tokens):
+            fault = f"chunk [{sequence.n_computed}, {end}) leaves its {len(sequence.tokens)} tokens"
+        elif end > len(sequence.page_ids) * self.fingerprint.page_tokens:
+            fault = f"its {len(sequence.page_ids)} pages don't cover {end} tokens"
+        elif end > self.fingerprint.max_model_len:
+            fault = f"{end} tokens exceed max_model_len {self.fingerprint.max_model_len}"
+        elif row.sample and end != len(sequence.tokens):
+            fault = f"it can't draw after token {end} of {len(sequence.tokens)}"
+        if fault:
+            raise ValueError(f"request {sequence.request_id}: {fault}")
+
+
+def _ignore(progress: LoadProgress) -> None:
+    del progress

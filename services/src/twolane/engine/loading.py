@@ -1,0 +1,172 @@
+"""From a model folder to a model and a KV pool in memory, in stages, each reported with bytes and seconds.
+
+Everything that can be wrong with folder, settings or memory is found before the first weight is copied.
+Called by `Engine.load`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from twolane.core.errors import ConfigError
+from twolane.core.model import ModelFingerprint
+from twolane.engine.config import EngineConfig, LoadProgress
+from twolane.engine.generation import GenerationDefaults, read_generation
+from twolane.engine.model import Model
+from twolane.engine.spec import ModelSpec, read_spec
+from twolane.engine.weights import Checkpoint, tokenizer_sha256
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Reports of one stage are this many bytes apart at least.
+_REPORT_BYTES = 64 << 20
+
+Progress = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """All that an engine is made of."""
+
+    spec: ModelSpec
+    fingerprint: ModelFingerprint
+    generation: GenerationDefaults
+    model: Model
+    kv: torch.Tensor
+
+
+def load(config: EngineConfig, progress: Progress) -> Loaded:
+    """Reads, checks, maps and copies. Raises ConfigError as `Engine.load` says."""
+    model_dir = Path(config.model_dir)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    with stage("read config", progress):
+        spec = read_spec(model_dir)
+        generation = read_generation(model_dir, spec)
+        tokenizer = tokenizer_sha256(model_dir)
+        device = _device(config.device)
+        dtype = _dtype(config.dtype, spec, device)
+        max_model_len = _max_model_len(config, spec)
+        n_pages = _n_pages(config, spec, dtype, max_model_len)
+    with stage("map weights", progress):
+        checkpoint = Checkpoint(model_dir)
+        model = Model(spec, dtype, device, max_model_len)
+        slots = model.slots()
+        checkpoint.check(slots)
+    with stage("load weights", progress, checkpoint.total_bytes) as report:
+        checkpoint.fill(slots, report)
+    page_bytes = spec.page_bytes(config.page_tokens, dtype.itemsize)
+    with stage("build pages", progress, n_pages * page_bytes) as report:
+        kv = _pool(config, spec, n_pages, dtype, device)
+        report(n_pages * page_bytes)
+    fingerprint = ModelFingerprint(
+        model=config.served_name or model_dir.resolve().name,
+        architecture=spec.architecture,
+        vocab_size=spec.vocab_size,
+        tokenizer_sha256=tokenizer,
+        weights_sha256=checkpoint.sha256,
+        n_layers=spec.n_layers,
+        n_kv_heads=spec.n_kv_heads,
+        head_dim=spec.head_dim,
+        page_tokens=config.page_tokens,
+        kv_dtype=str(dtype).removeprefix("torch."),
+        max_model_len=max_model_len,
+    )
+    return Loaded(spec, fingerprint, generation, model, kv)
+
+
+@contextmanager
+def stage(name: str, progress: Progress, total_bytes: int = 0) -> Iterator[Callable[[int], None]]:
+    """Times one stage; yields the function that reports its bytes."""
+    began = time.perf_counter()
+    reported = 0
+
+    def report(done_bytes: int) -> None:
+        nonlocal reported
+        if done_bytes - reported >= _REPORT_BYTES:
+            reported = done_bytes
+            progress(LoadProgress(name, done_bytes, total_bytes, time.perf_counter() - began, False))
+
+    yield report
+    progress(LoadProgress(name, total_bytes, total_bytes, time.perf_counter() - began, True))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not served; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {name!r} was asked for but torch sees no CUDA device; use cpu or check the driver"
+        )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _dtype(name: str, spec: ModelSpec, device: torch.device) -> torch.dtype:
+    """auto is float32 on CPU, where the others are slower, and the checkpoint's own elsewhere."""
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else spec.dtype
+    if name not in DTYPES:
+        raise ConfigError(
+            f"the checkpoint's dtype {name!r} is not served; set dtype to one of {', '.join(DTYPES)}"
+        )
+    return DTYPES[name]
+
+
+def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
+    wanted = config.max_model_len or spec.max_position
+    if wanted > spec.max_position:
+        raise ConfigError(
+            f"max_model_len {wanted} exceeds the model's {spec.max_position} positions; "
+            "lower it, or give config.json a rope scaling made for longer contexts"
+        )
+    return wanted
+
+
+def _n_pages(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, max_model_len: int) -> int:
+    """Pages of the pool. Raises ConfigError when one request of max_model_len would not fit."""
+    page_bytes = spec.page_bytes(config.page_tokens, dtype.itemsize)
+    n_pages = config.n_pages or (config.kv_memory_bytes or 0) // page_bytes
+    needed = -(-max_model_len // config.page_tokens)
+    if n_pages < needed:
+        raise ConfigError(
+            f"one request of max_model_len {max_model_len} tokens needs {needed} pages of {page_bytes} bytes "
+            f"({needed * page_bytes} bytes in {dtype}), the pool has {n_pages} ({n_pages * page_bytes} "
+            f"bytes): raise n_pages or kv_memory_bytes, or set max_model_len to {n_pages * config.page_tokens}"
+        )
+    return n_pages
+
+
+def _pool(
+    config: EngineConfig, spec: ModelSpec, n_pages: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """The KV tensor, zeroed: masked keys are multiplied by zero, and zero times garbage may be NaN."""
+    shape = (n_pages, spec.n_layers, 2, spec.n_kv_heads, config.page_tokens, spec.head_dim)
+    if config.kv_buffer is None:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    if device.type != "cpu":
+        raise ConfigError("kv_buffer serves CPU pools only; leave it out on a GPU")
+    n_bytes = n_pages * spec.page_bytes(config.page_tokens, dtype.itemsize)
+    buffer = config.kv_buffer(n_bytes)
+    if buffer.nbytes < n_bytes:
+        raise ConfigError(
+            f"the pool's buffer has {buffer.nbytes} bytes, {n_bytes} are needed; make it larger"
+        )
+    count = n_bytes // dtype.itemsize
+    return torch.frombuffer(buffer, dtype=dtype, count=count).zero_().view(shape)

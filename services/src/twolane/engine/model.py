@@ -1,0 +1,185 @@
+"""The decoder of the Llama, Mistral, Qwen2 and Qwen3 families: parameters, where the checkpoint goes, forward
+pass.
+
+One class serves all four, they differ in biases, head norms and windows (`ModelSpec`). Query, key and value
+weights are one matrix, gate and up another. Called by the engine's runner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from twolane.engine.batch import Batch
+from twolane.engine.rope import rotary_tables, rotate
+from twolane.engine.spec import ModelSpec
+from twolane.engine.weights import Slot
+
+
+class Attention(Protocol):
+    """Stores keys and values of a step and attends over the pages."""
+
+    def attend(
+        self, batch: Batch, layer: int, window: int | None, heads: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        """Takes rotated queries, keys and values [T, heads, D]; returns [T, Hq * D]."""
+        ...
+
+
+@dataclass(slots=True)
+class LayerWeights:
+    """Parameters of one layer; matrices are [out, in], biases None where the family has none.
+
+    Attributes:
+        qk_norm: norm weights of all query and key heads [Hq + Hkv, D], or None.
+    """
+
+    input_norm: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    qk_norm: torch.Tensor | None
+    out: torch.Tensor
+    out_bias: torch.Tensor | None
+    mlp_norm: torch.Tensor
+    gate_up: torch.Tensor
+    gate_up_bias: torch.Tensor | None
+    down: torch.Tensor
+    down_bias: torch.Tensor | None
+
+
+class Model:
+    """Weights and forward pass of one model."""
+
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, n_positions: int) -> None:
+        """Allocates parameters (uninitialised) and rotary tables for `n_positions`."""
+        self.spec = spec
+        self.dtype = dtype
+        self.device = device
+        self.embedding = self._empty(spec.vocab_size, spec.hidden_size)
+        self.head = self.embedding if spec.tied else self._empty(spec.vocab_size, spec.hidden_size)
+        self.final_norm = self._empty(spec.hidden_size)
+        self.layers = [self._layer() for _ in range(spec.n_layers)]
+        cos, sin = rotary_tables(spec.rope, spec.head_dim, n_positions, dtype)
+        self.cos, self.sin = cos.to(device), sin.to(device)
+
+    def slots(self) -> dict[str, Slot]:
+        """Where each checkpoint tensor goes, by its name in Hugging Face folders."""
+        hidden = self.spec.hidden_size
+        slots = {
+            "model.embed_tokens.weight": self._slot(self.embedding, self.spec.vocab_size, hidden),
+            "model.norm.weight": self._slot(self.final_norm, hidden),
+        }
+        if not self.spec.tied:
+            slots["lm_head.weight"] = self._slot(self.head, self.spec.vocab_size, hidden)
+        for number, layer in enumerate(self.layers):
+            for name, slot in self._layer_slots(layer).items():
+                slots[f"model.layers.{number}.{name}"] = slot
+        return slots
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, attention: Attention) -> torch.Tensor:
+        """Runs one step; returns logits of the batch's sampled rows, [S, vocab_size] in the model's dtype."""
+        spec = self.spec
+        residual = functional.embedding(batch.ids, self.embedding)
+        cos = self.cos[batch.positions].unsqueeze(1)
+        sin = self.sin[batch.positions].unsqueeze(1)
+        for number, layer in enumerate(self.layers):
+            hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.input_norm, spec.norm_eps)
+            heads = self._heads(layer, hidden, cos, sin)
+            attended = attention.attend(batch, number, spec.windows[number], heads)
+            if number == spec.n_layers - 1 and len(batch.sampled) != residual.shape[0]:
+                # Only sampled tokens go on: what follows mixes no tokens.
+                attended, residual = attended[batch.last], residual[batch.last]
+            residual = self._add_linear(residual, attended, layer.out, layer.out_bias)
+            residual = self._add_mlp(residual, layer)
+        hidden = functional.rms_norm(residual, (spec.hidden_size,), self.final_norm, spec.norm_eps)
+        return functional.linear(hidden, self.head)
+
+    def _heads(
+        self, layer: LayerWeights, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotated queries [T, Hq, D] and keys [T, Hkv, D], and values [T, Hkv, D]."""
+        spec = self.spec
+        n_rotated = spec.n_heads + spec.n_kv_heads
+        fused = functional.linear(hidden, layer.qkv, layer.qkv_bias)
+        heads = fused.view(-1, n_rotated + spec.n_kv_heads, spec.head_dim)
+        rotated = heads[:, :n_rotated]
+        if layer.qk_norm is not None:
+            rotated = functional.rms_norm(rotated, (spec.head_dim,), None, spec.norm_eps) * layer.qk_norm
+        rotated = rotate(rotated, cos, sin)
+        return rotated[:, : spec.n_heads], rotated[:, spec.n_heads :], heads[:, n_rotated:]
+
+    def _add_mlp(self, residual: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
+        spec = self.spec
+        hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.mlp_norm, spec.norm_eps)
+        gate, up = functional.linear(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+        return self._add_linear(residual, functional.silu(gate).mul_(up), layer.down, layer.down_bias)
+
+    def _add_linear(
+        self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Adds x @ weight.T + bias to the residual stream, in place: one pass less than a separate sum."""
+        residual.addmm_(x, weight.t())
+        return residual if bias is None else residual.add_(bias)
+
+    def _layer(self) -> LayerWeights:
+        spec = self.spec
+        hidden, inner = spec.hidden_size, spec.intermediate_size
+        n_rotated = spec.n_heads + spec.n_kv_heads
+        n_fused = (n_rotated + spec.n_kv_heads) * spec.head_dim
+        return LayerWeights(
+            input_norm=self._empty(hidden),
+            qkv=self._empty(n_fused, hidden),
+            qkv_bias=self._empty(n_fused) if spec.qkv_bias else None,
+            qk_norm=self._empty(n_rotated, spec.head_dim) if spec.qk_norm else None,
+            out=self._empty(hidden, spec.n_heads * spec.head_dim),
+            out_bias=self._empty(hidden) if spec.out_bias else None,
+            mlp_norm=self._empty(hidden),
+            gate_up=self._empty(2 * inner, hidden),
+            gate_up_bias=self._empty(2 * inner) if spec.mlp_bias else None,
+            down=self._empty(hidden, inner),
+            down_bias=self._empty(hidden) if spec.mlp_bias else None,
+        )
+
+    def _layer_slots(self, layer: LayerWeights) -> dict[str, Slot]:
+        spec = self.spec
+        hidden, inner, head_dim = spec.hidden_size, spec.intermediate_size, spec.head_dim
+        q_end = spec.n_heads * head_dim
+        k_end = q_end + spec.n_kv_heads * head_dim
+        slots = {
+            "input_layernorm.weight": self._slot(layer.input_norm, hidden),
+            "post_attention_layernorm.weight": self._slot(layer.mlp_norm, hidden),
+            "self_attn.o_proj.weight": self._slot(layer.out, hidden, q_end),
+            "mlp.down_proj.weight": self._slot(layer.down, hidden, inner),
+        }
+        if layer.out_bias is not None:
+            slots["self_attn.o_proj.bias"] = self._slot(layer.out_bias, hidden)
+        if layer.down_bias is not None:
+            slots["mlp.down_proj.bias"] = self._slot(layer.down_bias, hidden)
+        if layer.qk_norm is not None:
+            slots["self_attn.q_norm.weight"] = self._slot(layer.qk_norm[: spec.n_heads], head_dim)
+            slots["self_attn.k_norm.weight"] = self._slot(layer.qk_norm[spec.n_heads :], head_dim)
+        parts = {"q": slice(0, q_end), "k": slice(q_end, k_end), "v": slice(k_end, None)}
+        for letter, part in parts.items():
+            slots |= self._projection(f"self_attn.{letter}_proj", part, layer.qkv, layer.qkv_bias)
+        for word, part in {"gate": slice(0, inner), "up": slice(inner, None)}.items():
+            slots |= self._projection(f"mlp.{word}_proj", part, layer.gate_up, layer.gate_up_bias)
+        return slots
+
+    def _projection(
+        self, name: str, part: slice, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> dict[str, Slot]:
+        target = weight[part]
+        slots = {f"{name}.weight": self._slot(target, *target.shape)}
+        if bias is not None:
+            slots[f"{name}.bias"] = self._slot(bias[part], target.shape[0])
+        return slots
+
+    def _slot(self, target: torch.Tensor, *shape: int) -> Slot:
+        return Slot(target, shape)
+
+    def _empty(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
