@@ -99,6 +99,7 @@ class Membership:
             log.warning("cannot deregister: %s", to_twolane_error(error).message)
 
     async def _register_until_taken(self) -> None:
+        warned = False
         while True:
             try:
                 await self._register()
@@ -107,7 +108,12 @@ class Membership:
                 error = to_twolane_error(rpc_error)
                 if isinstance(error, Incompatible):
                     raise error from rpc_error
-                log.warning("cannot register at the broker: %s; trying again", error.message)
+                log.log(
+                    logging.DEBUG if warned else logging.WARNING,
+                    "cannot register at the broker: %s; trying on",
+                    error.message,
+                )
+                warned = True
                 await asyncio.sleep(RETRY_S)
 
     async def _register(self) -> None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from twolane.core.request import Lane, Role
 from twolane.decode.batch import DecodeBatch
 from twolane.decode.intake import Intake
@@ -80,15 +82,19 @@ def _log_progress(progress: LoadProgress) -> None:
 class WorkerProcess:
     """A worker with a loaded engine; `run` serves until it is told to stop."""
 
-    def __init__(self, config: WorkerConfig, engine: Engine, store: PageStore) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        engine: Engine,
+        store: PageStore,
+        registry: CollectorRegistry = telemetry_metrics.registry,
+    ) -> None:
         self._config = config
         self._engine = engine
         self._store = store
-        self._metrics = WorkerMetrics()
-        self._rpc = RpcServer("worker", config.host, config.port)
-        self._probes = ProbeServer(
-            config.host, config.http_port, telemetry_metrics.registry, self.why_not_ready
-        )
+        self._metrics = WorkerMetrics(registry)
+        self._rpc = RpcServer("worker", config.host, config.port, registry=registry)
+        self._probes = ProbeServer(config.host, config.http_port, registry, self.why_not_ready)
         self._broker = open_channel(config.broker)
         self.identity = Identity(config.worker_id, "")
         self._build_queues()
