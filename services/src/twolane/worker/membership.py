@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import grpc
 
 from twolane.core.errors import Incompatible, NotFound
+from twolane.core.request import Lane, Role
 from twolane.engine.pages import PagePool
 from twolane.rpc.channel import to_twolane_error
+from twolane.rpc.words import lane_from_proto, role_from_proto
 from twolane.v1 import broker_pb2 as pb
 from twolane.v1 import worker_pb2
 from twolane.v1.broker_pb2_grpc import BrokerStub
@@ -44,6 +46,7 @@ class Membership:
         info: the worker's announcement, current role and draining included.
         load: the worker's load now.
         pool: whose cached prefixes are announced.
+        assign: takes the role and lane the broker wants; None for what may stay.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class Membership:
         info: Callable[[], pb.WorkerInfo],
         load: Callable[[], worker_pb2.Load],
         pool: PagePool,
+        assign: Callable[[Role | None, Lane | None], None],
     ) -> None:
         self._broker = BrokerStub(broker)
         self._identity = identity
         self._info = info
         self._load = load
         self._pool = pool
+        self._assign = assign
         self._interval_s = RETRY_S
         # Changes of the cache that no broker has confirmed.
         self._added: list[bytes] = []
@@ -142,10 +147,11 @@ class Membership:
             prefix_removed=self._removed,
         )
         try:
-            await self._broker.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+            answer = await self._broker.Heartbeat(request, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as rpc_error:
             error = to_twolane_error(rpc_error)
             if isinstance(error, NotFound):
                 raise error from rpc_error
             raise
         self._added, self._removed = [], []
+        self._assign(role_from_proto(answer.role), lane_from_proto(answer.lane))

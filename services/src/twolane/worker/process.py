@@ -34,13 +34,15 @@ from twolane.transfer.page_store import PageStore, host_id
 from twolane.transfer.sender import Sender
 from twolane.transfer.transports import codecs
 from twolane.v1 import broker_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
+from twolane.worker.admission import Limits
+from twolane.worker.assignment import Assignment
 from twolane.worker.config import WorkerConfig
 from twolane.worker.leases import Leases
 from twolane.worker.membership import Identity, Membership
 from twolane.worker.metrics import WorkerMetrics
 from twolane.worker.service import Books, PageTransferService, WorkerService, drain
 from twolane.worker.step_loop import StepLoop
-from twolane.worker.table import Limits, Parts, RequestTable
+from twolane.worker.table import Parts, RequestTable
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +99,12 @@ class WorkerProcess:
         self._probes = ProbeServer(config.host, config.http_port, registry, self.why_not_ready)
         self._broker = open_channel(config.broker)
         self.identity = Identity(config.worker_id, "")
+        self.assignment = Assignment(Role(config.role), None if config.lane == "both" else Lane(config.lane))
         self._build_queues()
         self._build_transfers()
-        self._membership = Membership(self._broker, self.identity, self._info, self._load, engine.pool)
+        self._membership = Membership(
+            self._broker, self.identity, self._info, self._load, engine.pool, self.assignment.change
+        )
 
     def why_not_ready(self) -> str | None:
         """Why no traffic should come yet, or None."""
@@ -174,8 +179,7 @@ class WorkerProcess:
         table.sender, table.leases = self._sender, self._leases
 
     def _add_services(self) -> None:
-        role = Role(self._config.role)
-        books = Books(self._engine.pool, self._table, self.identity, role)
+        books = Books(self._engine.pool, self._table, self.identity, self.assignment)
         worker = WorkerService(
             self._table,
             self.identity,
@@ -197,12 +201,11 @@ class WorkerProcess:
         self._steps.wake()
 
     def _info(self) -> broker_pb2.WorkerInfo:
-        lane = None if self._config.lane == "both" else Lane(self._config.lane)
         return broker_pb2.WorkerInfo(
             worker_id=self.identity.worker_id,
             address=self.identity.address,
-            role=role_to_proto(Role(self._config.role)),
-            lane=lane_to_proto(lane),
+            role=role_to_proto(self.assignment.role),
+            lane=lane_to_proto(self.assignment.lane),
             fingerprint=fingerprint_to_proto(self._engine.fingerprint),
             host_id=host_id(),
             transports=list(self._codecs),

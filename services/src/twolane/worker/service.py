@@ -11,7 +11,6 @@ import grpc
 
 from twolane.core.errors import Incompatible, InvalidRequest, TwolaneError
 from twolane.core.model import ModelFingerprint
-from twolane.core.request import Role
 from twolane.engine.pages import PagePool
 from twolane.rpc.channel import check_remaining_s
 from twolane.rpc.convert import fingerprint_to_proto
@@ -19,6 +18,7 @@ from twolane.rpc.words import role_to_proto
 from twolane.transfer.landing import Landing
 from twolane.transfer.sender import Sender
 from twolane.v1 import transfer_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
+from twolane.worker.assignment import Assignment
 from twolane.worker.membership import Identity
 from twolane.worker.request import Outbox
 from twolane.worker.table import RequestTable
@@ -146,18 +146,20 @@ class PageTransferService(transfer_pb2_grpc.PageTransferServicer):
 class Books:
     """What a worker can be asked about itself."""
 
-    def __init__(self, pool: PagePool, table: RequestTable, identity: Identity, role: Role) -> None:
+    def __init__(
+        self, pool: PagePool, table: RequestTable, identity: Identity, assignment: Assignment
+    ) -> None:
         self._pool = pool
         self._table = table
         self._identity = identity
-        self._role = role
+        self._assignment = assignment
 
     def inspect(self, lease_ids: list[str]) -> worker_pb2.InspectResponse:
         """The books now, between two steps."""
         return worker_pb2.InspectResponse(
             worker_id=self._identity.worker_id,
             incarnation=self._identity.incarnation,
-            role=role_to_proto(self._role),
+            role=role_to_proto(self._assignment.role),
             total_pages=self._pool.n_pages,
             empty_pages=self._pool.empty,
             cached_pages=self._pool.cached,

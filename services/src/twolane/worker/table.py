@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from twolane.core.clock import Clock
 from twolane.core.errors import (
-    ContextTooLong,
     DeadlineExceeded,
     Draining,
     Internal,
@@ -35,27 +34,13 @@ from twolane.rpc.words import phase_from_proto
 from twolane.telemetry.logs import request_id_var
 from twolane.transfer.sender import Sender
 from twolane.v1 import worker_pb2 as pb
+from twolane.worker.admission import Limits
 from twolane.worker.leases import Leases
 from twolane.worker.metrics import WorkerMetrics
 from twolane.worker.request import Outbox, Request, State
 from twolane.worker.spans import Spans
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may ask for here.
-
-    Attributes:
-        vocab_size: token ids are below it.
-        max_model_len: prompt plus answer at most, in tokens.
-        max_waiting: requests that may wait for prefill or for pages.
-    """
-
-    vocab_size: int
-    max_model_len: int
-    max_waiting: int
 
 
 @dataclass(frozen=True)
@@ -294,20 +279,13 @@ class RequestTable:
         return Request(outbox, submit.stream_id, phase, sequence, submit.peer, state, self._now())
 
     def _check(self, request: Request) -> None:
-        tokens, limits = request.sequence.tokens, self._limits
         if self.draining:
             raise Draining("this worker is about to stop; send the request to another one", retry_after_s=1)
         if request.request_id in self._requests:
             raise InvalidRequest(f"request id {request.request_id} is in use", param="request_id")
-        if not tokens or max(tokens) >= limits.vocab_size:
-            raise InvalidRequest(f"token ids must be below {limits.vocab_size}, at least one", param="prompt")
-        if len(tokens) >= limits.max_model_len:
-            most = limits.max_model_len
-            raise ContextTooLong(f"the prompt has {len(tokens)} tokens; with one to answer {most} fit")
-        if request.phase is not Phase.BOTH and not request.peer.address:
-            raise InvalidRequest("a request that is done by two workers must name its peer", param="peer")
-        if len(self._parts.prefill) + self._parts.intake.waiting >= limits.max_waiting:
-            raise Overloaded(f"{limits.max_waiting} requests wait here already", retry_after_s=1)
+        self._limits.check(request)
+        if len(self._parts.prefill) + self._parts.intake.waiting >= self._limits.max_waiting:
+            raise Overloaded(f"{self._limits.max_waiting} requests wait here already", retry_after_s=1)
 
     def _place(self, request: Request, submit: pb.Submit) -> None:
         if request.phase is Phase.DECODE:
