@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import save_model
-from tests.worker.stack import RouterEnd, RunningWorker
+from tests.worker.stack import DEADLINE_S, RouterEnd, RunningWorker, until
 
 
 class Oracle:
@@ -74,3 +77,18 @@ async def new_router() -> AsyncIterator[Callable[[RunningWorker], Any]]:
     yield connect
     for router in routers:
         await router.close()
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[str]:
+    """A broker process with its state in memory; its host:port."""
+    port_file = tmp_path / "broker.json"
+    command = [sys.executable, "-m", "twolane.cli.main", "broker", "--port", "0", "--http-port", "0"]
+    with (tmp_path / "broker.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*command, "--port-file", str(port_file), stderr=log)
+        await until(lambda: port_file.exists() or process.returncode is not None)
+        assert process.returncode is None, (tmp_path / "broker.log").read_text()
+        yield f"127.0.0.1:{json.loads(port_file.read_text())['grpc']}"
+        process.terminate()
+        async with asyncio.timeout(DEADLINE_S):
+            assert await process.wait() == 0

@@ -27,7 +27,7 @@ DEADLINE_S = 20.0
 class RunningWorker:
     """A worker that serves until `close`."""
 
-    def __init__(self, folder: Path, broker: str, role: str, **settings: Any) -> None:
+    def __init__(self, folder: Path, broker: str, role: Any, **settings: Any) -> None:
         self.config = WorkerConfig(
             model_dir=folder,
             broker=broker,
@@ -73,6 +73,11 @@ class RunningWorker:
         assert self._task is not None
         async with asyncio.timeout(DEADLINE_S):
             await self._task
+
+    async def close_when_ended(self) -> None:
+        """Raises what ended it by itself."""
+        assert self._task is not None
+        await self._task
 
     def _ended(self) -> bool:
         return self._task is not None and self._task.done()
