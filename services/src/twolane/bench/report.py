@@ -122,21 +122,20 @@ def _without_nan(value: Any) -> Any:
 
 
 def class_table(result: RunResult) -> Table:
-    """One row a length class, all requests last."""
-    title = f"{len(result.samples)} requests in {result.elapsed_s:.1f} s"
+    """One row a length class, all requests last; times in milliseconds. Fits 80 columns."""
+    title = f"{len(result.samples)} requests in {result.elapsed_s:.1f} s (times in ms)"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("class")
-    for name in ("sent", "failed", "TTFT p50", "p90", "p99", "TPOT p50", "p99", "worst gap"):
-        table.add_column(name, justify="right")
-    table.add_column("in SLO", justify="right")
-    table.add_column("goodput", justify="right")
+    table.add_column("class", no_wrap=True)
+    for header in ("sent", "failed", "TTFT\np50", "\np90", "\np99", "TPOT\np50", "\np99"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for header in ("worst\ngap", "in SLO", "goodput\n1/s"):
+        table.add_column(header, justify="right", no_wrap=True)
     summaries = result.summaries()
     for name in (*sorted(set(summaries) - {ALL_CLASSES}), ALL_CLASSES):
         row = summaries[name]
-        cells = [str(row.count), str(row.failed)]
-        cells += [_ms(value) for value in (row.ttft_p50_s, row.ttft_p90_s, row.ttft_p99_s)]
-        cells += [_ms(value) for value in (row.tpot_p50_s, row.tpot_p99_s, row.worst_gap_s)]
-        table.add_row(name, *cells, f"{row.slo_attainment:.1%}", f"{row.goodput_per_s:.2f}/s")
+        times = (row.ttft_p50_s, row.ttft_p90_s, row.ttft_p99_s, row.tpot_p50_s, row.tpot_p99_s)
+        cells = [str(row.count), str(row.failed), *map(_ms, times), _ms(row.worst_gap_s)]
+        table.add_row(name, *cells, f"{row.slo_attainment:.1%}", f"{row.goodput_per_s:.2f}")
     return table
 
 
@@ -168,4 +167,4 @@ def footnotes(result: RunResult) -> list[str]:
 def _ms(seconds: float) -> str:
     if math.isnan(seconds):
         return "–"
-    return f"{seconds:.2f} s" if seconds >= 10 else f"{seconds * 1000:.0f} ms"
+    return f"{seconds * 1000:.1f}" if seconds < 0.0999 else f"{seconds * 1000:.0f}"
