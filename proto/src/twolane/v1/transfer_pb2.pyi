@@ -249,11 +249,8 @@ class Handover(_message.Message):
 
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
-    FINISHED_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Prompt tokens whose pages were sent or skipped."""
-    finished: _builtins.bool
-    """The answer ended with its first token: nothing is left to decode."""
     @_builtins.property
     def generated_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens generated so far (the first, already sent to the router)."""
@@ -263,11 +260,10 @@ class Handover(_message.Message):
         *,
         generated_tokens: _abc.Iterable[_builtins.int] | None = ...,
         prompt_tokens: _builtins.int = ...,
-        finished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "generated_tokens", b"generated_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated_tokens", b"generated_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
