@@ -156,8 +156,9 @@ def _drain(config: UpConfig) -> list[str]:
 
 
 def broker_child(config: UpConfig) -> ChildSpec:
-    """The broker, with its state in memory."""
-    return _child(config, "broker", ["broker", "--host", LOCAL, "--port", "0", "--http-port", "0"])
+    """The broker, with its state in memory; no workers of an earlier run can come back to it."""
+    broker = ["broker", "--host", LOCAL, "--port", "0", "--http-port", "0"]
+    return _child(config, "broker", [*broker, "--settle-s", "0"])
 
 
 def worker_children(config: UpConfig, broker_port: int) -> list[ChildSpec]:
