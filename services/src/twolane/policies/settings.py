@@ -34,7 +34,11 @@ class PrefillSettings:
         long_stretch: a long prompt is ordered as if it were due after this many times its own
             service time; 0 is first come first served.
         deadline_margin_s: reserve kept when a deadline is compared with a predicted end.
-        started_max: long prompts that may be partly computed at once, as each holds pages.
+        short_weight: how many times a second of a short prompt's wait counts against one of a long's.
+        priority_s: seconds of earlier arrival that one level of priority is worth.
+        adaptive_wait: whether laps waits for short company when that pays.
+        adaptive_chunk: whether laps sizes chunks by cost and load.
+        defer_short: whether laps lets short prompts gather behind a chunk when that pays.
         boundary_min_tokens: a fitted boundary is at least this.
         boundary_max_tokens: a fitted boundary is at most this.
         fit_min_samples: measured batches before a fitted cost is trusted.
@@ -51,11 +55,15 @@ class PrefillSettings:
     short_batch_tokens: int = 4096
     long_chunk_min_tokens: int = 512
     long_chunk_max_tokens: int = 8192
-    long_chunk_target_s: float = 0.1
+    long_chunk_target_s: float = 0.2
     long_age_limit_s: float = 5.0
-    long_stretch: float = 1.0
+    long_stretch: float = 3.0
     deadline_margin_s: float = 0.005
-    started_max: int = 4
+    short_weight: float = 0.1
+    priority_s: float = 1.0
+    adaptive_wait: bool = True
+    adaptive_chunk: bool = True
+    defer_short: bool = True
     boundary_min_tokens: int = 64
     boundary_max_tokens: int = 1024
     fit_min_samples: int = 32
@@ -68,6 +76,8 @@ class PrefillSettings:
         """
         for item in fields(self):
             value = getattr(self, item.name)
-            least = 0 if item.name.endswith("_s") or item.name == "long_stretch" else 1
+            if isinstance(value, bool):
+                continue
+            least = 0 if item.name.endswith("_s") or item.name in ("long_stretch", "short_weight") else 1
             if not (math.isfinite(value) and value >= least):
                 raise ConfigError(f"{item.name} must be a finite number of at least {least}, not {value}")

@@ -1,0 +1,1 @@
+"""A discrete-event simulator of a twolane cluster that runs the live policy objects."""

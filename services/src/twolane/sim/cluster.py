@@ -1,0 +1,253 @@
+"""The simulated cluster: routes requests through prefill, transfer and decode, and moves workers.
+
+`Simulation.run` plays a list of trace requests to the end and returns what clients saw. Prefill and
+decode policies and the role controller are the objects that live processes use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+
+from twolane.core.request import Lane
+from twolane.policies.decode import decode_by_name
+from twolane.policies.lanes import lane_of
+from twolane.policies.registry import SHORT_FIRST, by_name
+from twolane.policies.roles import Group
+from twolane.sim.decode_side import DecodeSide
+from twolane.sim.events import EventQueue
+from twolane.sim.groups import GroupKeeper
+from twolane.sim.outcome import SimOutcome, TimeLine, outcome_of
+from twolane.sim.prefill_side import PrefillSide, noise_source
+from twolane.sim.profile import profile_by_name
+from twolane.sim.request import SimRequest
+from twolane.sim.routing import Router
+from twolane.sim.settings import Failure, SimSettings
+from twolane.sim.worker import SimWorker
+from twolane.workload.traces import TraceRequest
+
+Progress = Callable[[float, int], None]
+PROGRESS_EVERY = 20_000
+
+
+class Simulation:
+    """One cluster and one trace."""
+
+    def __init__(self, settings: SimSettings, trace: Sequence[TraceRequest]) -> None:
+        self.settings = settings
+        self.events = EventQueue()
+        self.profile = profile_by_name(settings.profile)
+        rng = np.random.default_rng(settings.seed)
+        policy = by_name(settings.prefill_policy, settings.prefill)
+        decode_policy = decode_by_name(settings.decode_policy, settings.decode)
+        noise = noise_source(np.random.default_rng([settings.seed, 1]), settings.step_noise)
+        max_output = settings.decode.max_output_tokens
+        self.workers: list[SimWorker] = []
+        for index in range(settings.prefill_workers + settings.decode_workers):
+            prefill = PrefillSide(self.events, self.profile, policy, settings.prefill, noise)
+            decode = DecodeSide(self.events, self.profile, decode_policy, settings.max_rows, max_output)
+            prefill.host = decode.host = self
+            prefill.index = decode.index = index
+            group = Group.BOTH if index < settings.prefill_workers else Group.DECODE
+            self.workers.append(SimWorker(index, group, prefill, decode))
+        self.router = Router(rng, settings.prefill_policy in SHORT_FIRST)
+        self.requests = self._requests(trace, rng)
+        self.groups = GroupKeeper(self)
+        self.timeline = TimeLine()
+        self._next = 0
+        self._open = len(self.requests)
+
+    def run(self, progress: Progress | None = None) -> SimOutcome:
+        """Plays the whole trace; calls `progress(virtual seconds, requests left)` now and then."""
+        events, settings = self.events, self.settings
+        for failure in settings.failures:
+            events.at(failure.at_s, self._fail, failure)
+        if settings.roles:
+            events.at(settings.role_period_s, self._roles)
+        events.at(0.0, self._sample)
+        if self.requests:
+            events.at(self.requests[0].arrival_s, self._arrive)
+        limit = PROGRESS_EVERY
+        while self._open > 0 and events.step():
+            if progress is not None and events.processed >= limit:
+                progress(events.now_s, self._open)
+                limit += PROGRESS_EVERY
+        if self._open > 0:
+            raise RuntimeError(f"{self._open} requests can never end: a policy left work behind")
+        return outcome_of(self)
+
+    def _requests(self, trace: Sequence[TraceRequest], rng: np.random.Generator) -> list[SimRequest]:
+        settings = self.settings
+        draws = rng.random(len(trace)).tolist()
+        most_output, most_prompt = settings.decode.max_output_tokens, self.profile.capacity_tokens // 2
+        made = []
+        for index, (item, draw) in enumerate(zip(trace, draws, strict=True)):
+            prompt = min(item.input_tokens, most_prompt)
+            output = min(item.output_tokens, most_output)
+            request = SimRequest(index, item.arrival_s, prompt, output, min(item.cached_tokens, prompt - 1))
+            request.draw = draw
+            request.is_short = request.uncached_tokens <= settings.short_tokens
+            floor_s = self.profile.prefill_s(((request.uncached_tokens, request.cached_tokens),))
+            slow_s = max(settings.long_ttft_s, settings.long_slowdown * floor_s)
+            request.ttft_limit_s = settings.short_ttft_s if request.is_short else slow_s
+            request.deadline_s = item.arrival_s + request.ttft_limit_s
+            made.append(request)
+        return made
+
+    # Arrival and routing
+
+    def _arrive(self, _: None) -> None:
+        request = self.requests[self._next]
+        self._next += 1
+        if self._next < len(self.requests):
+            self.events.at(self.requests[self._next].arrival_s, self._arrive)
+        self._place(request)
+
+    def _place(self, request: SimRequest) -> None:
+        """Sends a request to a prefill and a decode worker, or waits for one to come up."""
+        boundary = self.workers[0].prefill.boundary_tokens
+        lane = lane_of(request.uncached_tokens, boundary)
+        candidates, targets = self.groups.prefill_workers(lane), self.groups.decode_workers()
+        if not candidates or not targets:
+            self.events.at(self.events.now_s + 0.1, self._place, request)
+            return
+        target = self.router.decode(targets)
+        request.target = target.index
+        request.promised_tokens = request.prompt_tokens
+        target.promised_tokens += request.promised_tokens
+        worker = self._skipping(request, lane, target, candidates)
+        request.prefilled = False
+        request.source = worker.index
+        self.groups.note_prompt(lane, request)
+        worker.prefill.add(request)
+
+    def _skipping(
+        self, request: SimRequest, lane: Lane, target: SimWorker, candidates: Sequence[SimWorker]
+    ) -> SimWorker:
+        """The worker that computes the prompt: the decode worker itself when that pays."""
+        chosen = self.router.prefill(candidates, lane)
+        request.skips = self.settings.skip_disaggregation and self.groups.skip_pays(request, chosen, target)
+        return target if request.skips else chosen
+
+    # Prefill host
+
+    def prefill_started(self, request: SimRequest) -> None:
+        """Reserves decode pages while the prompt is computed; a worker that died is replaced."""
+        if not self.workers[request.target].alive:
+            self._retarget(request)
+        if request.generated_tokens + 1 < request.output_tokens:
+            self.workers[request.target].decode.offer(request)
+
+    def _retarget(self, request: SimRequest) -> None:
+        target = self.router.decode(self.groups.decode_workers() or self.workers)
+        self.workers[request.target].promised_tokens -= request.promised_tokens
+        target.promised_tokens += request.promised_tokens
+        request.target = target.index
+
+    def prefill_batch(self, side: PrefillSide, seconds: float) -> None:
+        """A batch on a worker that decodes holds its decode steps up."""
+        self.workers[side.index].decode.stall(seconds)
+
+    def prefill_finished(self, request: SimRequest, side: PrefillSide) -> None:
+        """Gives the first token to the client and the pages to the decode worker."""
+        now_s = self.events.now_s
+        if request.generated_tokens == 0:
+            request.first_token_s = now_s
+        else:
+            request.worst_gap_s = max(request.worst_gap_s, now_s - request.token_clock_s)
+        request.generated_tokens += 1
+        request.token_clock_s = request.last_token_s = now_s
+        request.prefilled = True
+        if request.generated_tokens >= request.output_tokens:
+            self.decode_finished(request)
+        elif request.name in self.workers[request.target].decode.holders:
+            self._send(request, side.egress_free_s)
+        if self.workers[side.index].going_to is not None:
+            self.events.at(now_s, self.groups.settle, self.workers[side.index])
+
+    def prefill_idle(self, side: PrefillSide) -> None:
+        """A drained worker changes its group."""
+        self.groups.settle(self.workers[side.index])
+
+    # Decode host
+
+    def decode_admitted(self, request: SimRequest, side: DecodeSide) -> None:
+        """Pages are reserved: sends what is computed, or computes again what a preemption lost."""
+        if not request.prefilled:
+            return
+        if request.recompute:
+            request.recompute = False
+            seconds = self.profile.prefill_s(((request.prompt_tokens, 0),))
+            side.stall(seconds)
+            self.events.at(self.events.now_s + seconds, side.landed, (request, request.lease))
+            return
+        source = self.workers[request.source].prefill
+        link_s = self.profile.transfer_s(request.prompt_tokens)
+        source.egress_free_s = max(source.egress_free_s, self.events.now_s) + link_s
+        self._send(request, source.egress_free_s)
+
+    def _send(self, request: SimRequest, sent_s: float) -> None:
+        ready_s = self.events.now_s if request.skips else sent_s + self.profile.transfer_latency_s
+        self.events.at(ready_s, self.workers[request.target].decode.landed, (request, request.lease))
+
+    def decode_finished(self, request: SimRequest) -> None:
+        """Counts the request off."""
+        self._open -= 1
+        worker = self.workers[request.target]
+        worker.promised_tokens -= request.promised_tokens
+        if worker.going_to is not None:
+            self.groups.settle(worker)
+
+    def decode_idle(self, side: DecodeSide) -> None:
+        """A drained worker changes its group."""
+        self.groups.settle(self.workers[side.index])
+
+    # Failures, roles, samples
+
+    def _fail(self, failure: Failure) -> None:
+        """Loses a worker: prompts are queued elsewhere, answers go on from the tokens already sent."""
+        worker = self.workers[failure.worker % len(self.workers)]
+        worker.alive = False
+        self.groups.changed()
+        self.events.at(self.events.now_s + failure.down_s, self._recover, worker)
+        lost = {request.name: request for request in chain(worker.prefill.fail(), worker.decode.fail())}
+        waiting_transfer = [
+            request
+            for request in self.requests[: self._next]
+            if request.source == worker.index and request.prefilled and not self._decodes(request)
+        ]
+        lost |= {request.name: request for request in waiting_transfer}
+        for request in lost.values():
+            self._replay(request)
+
+    def _decodes(self, request: SimRequest) -> bool:
+        target = self.workers[request.target].decode
+        ended = request.generated_tokens >= request.output_tokens
+        return ended or request.name in target.running
+
+    def _replay(self, request: SimRequest) -> None:
+        """Starts a request again elsewhere, from its prompt and the tokens already sent."""
+        self.workers[request.source].prefill.remove(request.name)
+        self.workers[request.target].decode.cancel(request)
+        self.workers[request.target].promised_tokens -= request.promised_tokens
+        request.lease += 1
+        request.replays += 1
+        request.cached_tokens = 0
+        request.recompute = False
+        self._place(request)
+
+    def _recover(self, worker: SimWorker) -> None:
+        worker.alive = True
+        self.groups.changed()
+
+    def _roles(self, _: None) -> None:
+        self.groups.decide()
+        if self._open > 0:
+            self.events.at(self.events.now_s + self.settings.role_period_s, self._roles)
+
+    def _sample(self, _: None) -> None:
+        self.timeline.sample(self)
+        if self._open > 0:
+            self.events.at(self.events.now_s + self.settings.sample_s, self._sample)

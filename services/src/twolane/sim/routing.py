@@ -1,0 +1,67 @@
+"""Where the simulated router sends a request: the least loaded worker of the right group.
+
+With many workers it looks at a few drawn ones instead of all, as routers of large clusters do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from twolane.core.request import Lane
+from twolane.sim.worker import SimWorker
+
+# Above this many candidates the router looks at a sample of SAMPLE.
+SCAN_MAX = 16
+SAMPLE = 8
+
+
+class Router:
+    """Chooses workers by queued seconds and held tokens.
+
+    Args:
+        rng: the simulation's generator.
+        short_first: whether workers run short prompts before long ones, so that a short prompt waits
+            for the short ones alone.
+    """
+
+    def __init__(self, rng: np.random.Generator, short_first: bool) -> None:
+        self._rng = rng
+        self._short_first = short_first
+        self._draws: list[float] = []
+
+    def prefill(self, workers: Sequence[SimWorker], lane: Lane) -> SimWorker:
+        """The worker where a prompt of this lane is computed soonest, about."""
+        if self._short_first and lane is Lane.SHORT:
+            return self._least(workers, _short_wait_s)
+        return self._least(workers, _load_s)
+
+    def decode(self, workers: Sequence[SimWorker]) -> SimWorker:
+        """The worker with the fewest tokens held and promised."""
+        return self._least(workers, _promised)
+
+    def _least(self, workers: Sequence[SimWorker], load: Callable[[SimWorker], float]) -> SimWorker:
+        if len(workers) == 1:
+            return workers[0]
+        if len(workers) > SCAN_MAX:
+            workers = [workers[int(self._draw() * len(workers))] for _ in range(SAMPLE)]
+        return min(workers, key=load)
+
+    def _draw(self) -> float:
+        if not self._draws:
+            self._draws = self._rng.random(8192).tolist()
+        return self._draws.pop()
+
+
+def _load_s(worker: SimWorker) -> float:
+    return worker.prefill.load_s()
+
+
+def _short_wait_s(worker: SimWorker) -> float:
+    side = worker.prefill
+    return side.backlog_s[Lane.SHORT] + (1e-3 if side.is_busy else 0.0) + 1e-4 * side.backlog_s[Lane.LONG]
+
+
+def _promised(worker: SimWorker) -> float:
+    return float(worker.promised_tokens)
