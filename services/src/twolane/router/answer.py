@@ -1,0 +1,184 @@
+"""One answer: the two workers' events in the order of its tokens, and every way it can end.
+
+A prefill and a decode worker report on streams that are not ordered between each other: the decode
+worker's tokens are held back until the first token has come. `sessions.py` calls in with events.
+"""
+
+from __future__ import annotations
+
+import time
+
+from twolane.core.errors import Cancelled, TwolaneError, WorkerLost
+from twolane.core.request import FinishReason, Lane
+from twolane.router.answer_text import AnswerText, PlacedLogprob
+from twolane.router.generation import Generation, GenerationRequest
+from twolane.router.leg import Leg
+from twolane.router.metrics import RouterMetrics
+from twolane.rpc.convert import error_from_proto
+from twolane.v1 import types_pb2, worker_pb2
+
+_STOP = types_pb2.FINISH_REASON_STOP
+_LENGTH = types_pb2.FINISH_REASON_LENGTH
+_ERROR = types_pb2.FINISH_REASON_ERROR
+
+
+class Answer:
+    """One answer to one prompt.
+
+    Attributes:
+        index: its place among the request's answers.
+        lane: the lane its prompt was sent to.
+        text: its text so far.
+        cached_tokens: prompt tokens that the prefill worker found in its cache.
+        has_first: the first token, or an end without one, has come.
+        ended: no more events count.
+    """
+
+    __slots__ = (
+        "_decode",
+        "_generation",
+        "_held",
+        "_ids",
+        "_last_s",
+        "_metrics",
+        "_prefill",
+        "cached_tokens",
+        "ended",
+        "has_first",
+        "index",
+        "lane",
+        "text",
+    )
+
+    def __init__(self, generation: Generation, index: int, text: AnswerText, metrics: RouterMetrics) -> None:
+        self.index = index
+        self.text = text
+        self.lane = Lane.SHORT
+        self.cached_tokens = 0
+        self.has_first = False
+        self.ended = False
+        self._generation = generation
+        self._metrics = metrics
+        self._prefill: Leg | None = None
+        self._decode: Leg | None = None
+        self._held: list[worker_pb2.RequestEvent] = []
+        self._ids: list[int] | None = [] if generation.request.return_token_ids else None
+        self._last_s = 0.0
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What was asked."""
+        return self._generation.request
+
+    def attach(self, lane: Lane, prefill: Leg, decode: Leg | None) -> None:
+        """Names the workers' parts; `decode` is None when one worker does both."""
+        self.lane = lane
+        self._prefill, self._decode = prefill, decode
+
+    def on_first_events(self, event: worker_pb2.RequestEvent) -> None:
+        """An event of the worker that computes the prompt (and, without a pair, of all tokens)."""
+        if self.ended:
+            return
+        if event.cached_tokens:
+            self.cached_tokens = event.cached_tokens
+        if event.token_ids or event.finish_reason:
+            self._advance(event)
+        if event.handed_over and self._prefill is not None:
+            self._prefill.close()
+            self._prefill = None
+        if self.has_first and self._held:
+            held, self._held = self._held, []
+            for late in held:
+                self.on_decode_events(late)
+
+    def on_decode_events(self, event: worker_pb2.RequestEvent) -> None:
+        """An event of the decode worker; tokens wait for the first token, failures don't."""
+        if self.ended:
+            return
+        if self.has_first or event.finish_reason == _ERROR:
+            self._advance(event)
+        else:
+            self._held.append(event)
+
+    def on_lost(self, leg: Leg, error: TwolaneError) -> None:
+        """The stream to a worker broke. A prefill worker is no longer needed once decode has begun."""
+        if self.ended:
+            return
+        decodes = bool(self._held) or self.text.n_tokens > 1
+        harmless = isinstance(error, WorkerLost) and self._decode is not None and decodes and self.has_first
+        if leg is self._prefill and harmless:
+            self._prefill = None
+            return
+        self._generation.fail(error)
+
+    def abandon(self) -> None:
+        """Tells both workers to stop; nothing more comes out of this answer."""
+        if self.ended:
+            return
+        self._close(cancel=True)
+
+    def take_token_ids(self) -> list[int]:
+        """New token ids, if the request asked to keep them."""
+        if not self._ids:
+            return []
+        taken, self._ids = self._ids, []
+        return taken
+
+    def take_logprobs(self) -> list[PlacedLogprob]:
+        """Log probabilities that go with the text given out."""
+        return self.text.take_logprobs(ended=self.ended)
+
+    def _advance(self, event: worker_pb2.RequestEvent) -> None:
+        finish_number = event.finish_reason
+        if finish_number and finish_number not in (_STOP, _LENGTH):
+            self._generation.fail(_failure(event))
+            return
+        ids = event.token_ids
+        self._measure(len(ids))
+        text = self.text
+        before = text.n_tokens
+        shown = text.feed(ids, event.logprobs)
+        if self._ids is not None:
+            self._ids.extend(ids[: text.n_tokens - before])
+        if text.stopped:
+            self._close(cancel=True)
+            self._generation.piece(self, shown, FinishReason.STOP)
+        elif finish_number:
+            shown += text.finish()
+            self._close(cancel=False)
+            # The text held back may complete a stop string just where the answer ends.
+            reason = (
+                FinishReason.LENGTH if finish_number == _LENGTH and not text.stopped else FinishReason.STOP
+            )
+            self._generation.piece(self, shown, reason)
+        elif shown or self._ids:
+            self._generation.piece(self, shown, None)
+
+    def _measure(self, n_tokens: int) -> None:
+        now = time.perf_counter()
+        if not self.has_first:
+            self.has_first = True
+            if self._prefill is not None:
+                self._prefill.prompt_done()
+            self._generation.began(self)
+        elif n_tokens:
+            self._metrics.next_tokens((now - self._last_s) / n_tokens, n_tokens)
+        self._last_s = now
+
+    def _close(self, *, cancel: bool) -> None:
+        self.ended = True
+        self._held.clear()
+        for leg in (self._prefill, self._decode):
+            if leg is None:
+                continue
+            if cancel:
+                leg.cancel()
+            else:
+                leg.close()
+        self._prefill = self._decode = None
+
+
+def _failure(event: worker_pb2.RequestEvent) -> TwolaneError:
+    if event.finish_reason == _ERROR:
+        return error_from_proto(event.error)
+    return Cancelled("the worker cancelled the request")

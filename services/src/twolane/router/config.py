@@ -1,0 +1,73 @@
+"""Settings of one router process.
+
+`main` builds it from flags and TWOLANE_ROUTER_… variables; tests and `twolane up` build it directly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, SecretStr
+
+from twolane.core.config import ProcessConfig
+
+
+class RouterConfig(ProcessConfig):
+    """Everything a router can be told at its start."""
+
+    process: ClassVar[str] = "router"
+
+    model_dir: Path
+    """Hugging Face folder of the model; the router reads config.json, the tokenizer and the chat template."""
+    served_model_name: str = ""
+    """Name under which clients ask for the model; empty: the folder's name."""
+    broker_address: str = "127.0.0.1:9200"
+    """host:port of the broker."""
+    host: str = "127.0.0.1"
+    """Address to listen on, for HTTP and gRPC; 0.0.0.0 inside a container."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """HTTP port: OpenAI REST, probes, metrics; 0 takes any free one."""
+    grpc_port: int = Field(default=9000, ge=0, le=65535)
+    """gRPC port: twolane.v1.Inference; 0 takes any free one."""
+    router_id: str = ""
+    """Name of this process in the logs of workers and broker; empty: host name and process id."""
+    port_file: Path | None = None
+    """File to write the bound ports to, once the router listens."""
+
+    api_keys_file: Path | None = None
+    """File with one API key per line; with keys configured every /v1 and gRPC call must carry one."""
+    api_keys: SecretStr = SecretStr("")
+    """API keys, separated by commas: better given by the environment than by a flag."""
+
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    """Largest HTTP body; a longer one is refused with 413."""
+    max_waiting: int = Field(default=512, ge=1)
+    """Answers that may wait for their first token; more are refused with 429."""
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """Longest time a request may take, its waiting included."""
+    write_timeout_s: float = Field(default=30.0, gt=0)
+    """A client that takes nothing from its connection for so long is cut off."""
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    """How long running requests may go on after SIGTERM."""
+    tokenizer_threads: int = Field(default=2, ge=1, le=64)
+    """Threads that tokenize long prompts beside the event loop."""
+
+    placement: Literal["least_uncached", "round_robin", "least_loaded"] = "least_uncached"
+    """Policy that picks the workers of a request."""
+    short_max_uncached_tokens: int = Field(default=256, ge=1)
+    """A prompt with at most so many uncached tokens travels in the short lane."""
+    ttft_slo_ms: int = Field(default=0, ge=0)
+    """Target for the first token that workers schedule by; 0: none. A header can set it per request."""
+
+    otlp_endpoint: str = ""
+    """OTLP/gRPC collector for traces, for example http://localhost:4317; empty: no traces."""
+    otlp_sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of the requests that are traced; a caller's own decision wins."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is logged."""
+
+    @property
+    def model_name(self) -> str:
+        """The name clients ask for."""
+        return self.served_model_name or self.model_dir.resolve().name

@@ -1,0 +1,102 @@
+"""What a router measures of its requests; served at /metrics.
+
+Labels are bounded: outcome is "ok" or a code of the error tree, lane is short, long or none (refused
+before a lane was chosen).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from twolane.core.request import Lane, Usage
+from twolane.router.generation import Generation, GenerationRequest
+from twolane.telemetry.metrics import REQUEST_BUCKETS_S, TOKEN_BUCKETS_S
+
+TOKEN_COUNT_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+
+class RouterMetrics:
+    """The router's metrics in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        lane = ("lane",)
+        self._requests = Counter(
+            "twolane_router_requests", "Requests by how they ended.", ("outcome", "lane"), registry=registry
+        )
+        ttft = Histogram(
+            "twolane_router_ttft_seconds",
+            "From a request's arrival to an answer's first token.",
+            lane,
+            buckets=REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+        self._ttft = {which: ttft.labels(which.value) for which in Lane}
+        self._next = Histogram(
+            "twolane_router_inter_token_latency_seconds",
+            "Between two tokens of one answer.",
+            buckets=TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        e2e = Histogram(
+            "twolane_router_e2e_seconds",
+            "From a request's arrival to its end.",
+            lane,
+            buckets=REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+        self._e2e = {which: e2e.labels(which.value) for which in Lane}
+        self._queue = Histogram(
+            "twolane_router_queue_seconds",
+            "From a request's arrival until it was sent to workers: validation, template, tokens, placement.",
+            buckets=REQUEST_BUCKETS_S,
+            registry=registry,
+        )
+        self._tokens = {
+            kind: Histogram(
+                f"twolane_router_{kind}_tokens", text, buckets=TOKEN_COUNT_BUCKETS, registry=registry
+            )
+            for kind, text in (
+                ("input", "Prompt tokens of a request."),
+                ("output", "Tokens generated for a request."),
+                ("cached", "Prompt tokens of a request found in a prefix cache."),
+            )
+        }
+        self._registry = registry
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Adds a gauge that is read when metrics are collected."""
+        Gauge(f"twolane_router_{name}", text, registry=self._registry).set_function(read)
+
+    def dispatched(self, request: GenerationRequest) -> None:
+        """The request was sent to workers."""
+        self._queue.observe(_age_s(request))
+
+    def first_token(self, request: GenerationRequest, lane: Lane) -> None:
+        """An answer's first token came."""
+        self._ttft[lane].observe(_age_s(request))
+
+    def next_tokens(self, seconds: float, count: int) -> None:
+        """`count` further tokens came, `seconds` apart."""
+        for _ in range(count):
+            self._next.observe(seconds)
+
+    def ended(self, generation: Generation, usage: Usage) -> None:
+        """A request that was sent to workers is over."""
+        lane, error = generation.lane, generation.error
+        self._requests.labels("ok" if error is None else error.code, lane.value).inc()
+        if error is None:
+            self._e2e[lane].observe(_age_s(generation.request))
+            self._tokens["input"].observe(usage.prompt_tokens)
+            self._tokens["output"].observe(usage.completion_tokens)
+            self._tokens["cached"].observe(usage.cached_tokens)
+
+    def refused(self, code: str) -> None:
+        """A request was refused before it was sent anywhere."""
+        self._requests.labels(code, "none").inc()
+
+
+def _age_s(request: GenerationRequest) -> float:
+    return asyncio.get_running_loop().time() - request.arrival_s

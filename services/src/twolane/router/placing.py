@@ -1,0 +1,100 @@
+"""Builds the placement policy's view from sessions and prefix index, and asks the policy.
+
+`dispatch.py` calls it once per answer; the policy itself is pure and shared with the simulator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+
+from twolane.core.prefix import page_hashes
+from twolane.core.request import Role
+from twolane.policies.placement import Placement, PlacementPolicy, PlacementView, PlacementWorker
+from twolane.router.cluster import Cluster
+from twolane.router.sessions import WorkerSession
+from twolane.rpc.words import lane_from_proto, role_from_proto
+
+# Share of the newest answer's length in the running estimate.
+_LENGTH_WEIGHT = 0.05
+_FIRST_LENGTH_TOKENS = 128.0
+# Hashing so many tokens takes about as long as handing the work to a thread.
+_INLINE_HASH_TOKENS = 2048
+
+
+class Placer:
+    """Asks the policy with what the router knows."""
+
+    def __init__(self, cluster: Cluster, policy: PlacementPolicy, seed: int | None = None) -> None:
+        """`seed` makes the choice among equals repeatable."""
+        self._cluster = cluster
+        self._policy = policy
+        self._memory: object = None
+        self._random = random.Random(seed)
+        self._length_tokens = _FIRST_LENGTH_TOKENS
+
+    async def hash_prompts(self, prompts: Sequence[list[int]], cache_salt: str) -> list[list[bytes]]:
+        """Names of the prompts' pages; long prompts are hashed on a thread."""
+        fingerprint = self._cluster.fingerprint
+        if fingerprint is None:
+            return [[] for _ in prompts]
+        page_tokens = fingerprint.page_tokens
+
+        def work() -> list[list[bytes]]:
+            return [page_hashes(prompt, page_tokens, cache_salt) for prompt in prompts]
+
+        long = sum(map(len, prompts)) > _INLINE_HASH_TOKENS
+        return await asyncio.to_thread(work) if long else work()
+
+    def place(self, prompt_tokens: int, hashes: Sequence[bytes], max_tokens: int) -> Placement:
+        """Where an answer to the prompt should go now."""
+        page_tokens = self.page_tokens
+        cached = self._cluster.prefixes.cached_pages(hashes)
+        workers = []
+        for session in self._cluster.sessions:
+            if session.accepts:
+                # At least one prompt token is always computed.
+                tokens = min(cached.get(session.worker_id, 0) * page_tokens, prompt_tokens - 1)
+                workers.append(_as_placement_worker(session, tokens))
+        view = PlacementView(
+            workers=tuple(workers),
+            prompt_tokens=prompt_tokens,
+            output_tokens=self.predicted_tokens(max_tokens),
+            page_tokens=page_tokens,
+            draw=self._random.random(),
+            memory=self._memory,
+        )
+        placement = self._policy.decide(time.monotonic(), view)
+        self._memory = placement.memory
+        return placement
+
+    @property
+    def page_tokens(self) -> int:
+        """Tokens of a page; 1 while no worker is known."""
+        fingerprint = self._cluster.fingerprint
+        return 1 if fingerprint is None else fingerprint.page_tokens
+
+    def predicted_tokens(self, max_tokens: int) -> int:
+        """How long an answer is likely to get."""
+        return min(max_tokens, int(self._length_tokens))
+
+    def learn_length(self, tokens: int) -> None:
+        """An answer ended with so many tokens."""
+        self._length_tokens += _LENGTH_WEIGHT * (tokens - self._length_tokens)
+
+
+def _as_placement_worker(session: WorkerSession, cached_tokens: int) -> PlacementWorker:
+    info, books = session.info, session.books
+    return PlacementWorker(
+        worker_id=session.worker_id,
+        role=role_from_proto(info.role) or Role.MIXED,
+        lane=lane_from_proto(info.lane),
+        draining=info.draining,
+        cached_tokens=cached_tokens,
+        waiting_tokens=books.waiting_tokens,
+        running=books.running,
+        predicted_peak_pages=books.predicted_peak_pages,
+        total_pages=books.load.total_pages,
+    )
