@@ -148,7 +148,7 @@ def _n_pages(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, max_mode
         raise ConfigError(
             f"one request of max_model_len {max_model_len} tokens needs {needed} pages of {page_bytes} bytes "
             f"({needed * page_bytes} bytes in {dtype}), the pool has {n_pages} ({n_pages * page_bytes} "
-            f"bytes): raise n_pages or kv_memory_bytes, or set max_model_len to {n_pages * config.page_tokens}"
+            f"bytes): raise n_pages or kv_memory_bytes or set max_model_len to {n_pages * config.page_tokens}"
         )
     return n_pages
 

@@ -123,7 +123,7 @@ class Checkpoint:
                 handle = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise ConfigError(f"{path} is corrupt ({error}); download it again") from error
-            present = set(handle.keys())
+            present = set(handle.keys())  # type: ignore[no-untyped-call]
             for name in listed if listed is not None else sorted(present):
                 if name not in present:
                     raise ConfigError(
@@ -143,8 +143,8 @@ class Checkpoint:
         missing = [name for name in slots if name not in self.file_of]
         if missing:
             raise ConfigError(
-                f"{self.model_dir}: the weights lack {len(missing)} of {len(slots)} tensors that config.json asks "
-                f"for, first {missing[0]}; use weights and config.json of the same model"
+                f"{self.model_dir}: the weights lack {len(missing)} of {len(slots)} tensors that config.json "
+                f"asks for, first {missing[0]}; use weights and config.json of the same model"
             )
         for name, slot in slots.items():
             path = self.model_dir / self.file_of[name]
