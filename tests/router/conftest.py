@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from tests.router.scripted_cluster import ScriptedCluster, start_cluster
 from tests.router.tiny_model import write_tiny_model
 
 
@@ -15,3 +19,22 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     write_tiny_model(folder)
     return folder
+
+
+@pytest.fixture
+async def cluster(model_dir: Path) -> AsyncIterator[ScriptedCluster]:
+    """A router and a broker, without workers yet; asyncio's debug mode watches."""
+    asyncio.get_running_loop().set_debug(True)
+    made = await start_cluster(model_dir)
+    yield made
+    await made.stop()
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert [task.get_name() for task in left if "pytest" not in repr(task)] == []
+
+
+@pytest.fixture
+async def http(cluster: ScriptedCluster) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of the router's HTTP address."""
+    timeout = aiohttp.ClientTimeout(total=20)
+    async with aiohttp.ClientSession(cluster.url, timeout=timeout) as session:
+        yield session
