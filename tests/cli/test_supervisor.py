@@ -110,7 +110,7 @@ def test_waiting_ends_when_every_child_has_its_ports() -> None:
 def test_a_child_that_never_gets_ready_ends_the_wait_at_the_deadline() -> None:
     """No wait is endless, and the message names who is late and the flag."""
     stage = Stage(ready_s={"slow": float("inf")})
-    with pytest.raises(NotReadyInTime, match=r"the slow did not start in time \(--start-timeout-s\)"):
+    with pytest.raises(NotReadyInTime, match=r"slow did not start in time \(--start-timeout-s\)"):
         stage.supervisor.wait_ports(stage.start("slow"), 5.0, lambda name: None)
     assert stage.world.now_s == pytest.approx(5.0, abs=0.1)
     stage.supervisor.stop(1.0)
@@ -135,7 +135,7 @@ def test_a_child_that_ends_while_served_stops_the_watch() -> None:
     stage = Stage()
     broker, *_ = stage.start("broker")
     stage.world.at[5.0] = lambda: setattr(broker, "exit_status", 1)
-    with pytest.raises(ChildEnded, match="the broker ended with status 1"):
+    with pytest.raises(ChildEnded, match="broker ended with status 1"):
         stage.supervisor.watch()
     stage.supervisor.stop(1.0)
 

@@ -88,20 +88,20 @@ class Supervisor:
             stage.append(self._spawn(spec, self._read_fd))
         return stage
 
-    def wait_for(self, condition: Callable[[], bool], deadline_s: float, what: str) -> None:
+    def wait_for(self, condition: Callable[[], bool], deadline_s: float, explain: Callable[[], str]) -> None:
         """Waits until `condition` holds.
 
         Raises:
             StopAsked: a signal came.
             ChildEnded: a child ended meanwhile.
-            NotReadyInTime: the deadline passed; `what` says what did not happen.
+            NotReadyInTime: the deadline passed; `explain` says what did not happen.
         """
         while True:
             self.check()
             if condition():
                 return
             if self._clock() >= deadline_s:
-                raise NotReadyInTime(what)
+                raise NotReadyInTime(explain())
             self._pause(LOOK_EVERY_S)
 
     def wait_ports(
@@ -118,8 +118,11 @@ class Supervisor:
                     on_ready(child.name)
             return len(found) == len(children)
 
-        missing = "the " + " and the ".join(child.name for child in children)
-        self.wait_for(look, deadline_s, f"{missing} did not start in time (--start-timeout-s)")
+        def explain() -> str:
+            missing = " and ".join(child.name for child in children if child.name not in found)
+            return f"{missing} did not start in time (--start-timeout-s)"
+
+        self.wait_for(look, deadline_s, explain)
         return found
 
     def watch(self) -> None:
@@ -136,7 +139,7 @@ class Supervisor:
             status = child.status()
             if status is not None:
                 tail = "".join(f"\n  | {line}" for line in child.last_lines())
-                raise ChildEnded(f"the {child.name} {describe_status(status)}; its log ends:{tail}")
+                raise ChildEnded(f"{child.name} {describe_status(status)}; its log ends:{tail}")
 
     def stop(self, timeout_s: float) -> list[str]:
         """Stops all stages, last started first, in at most `timeout_s`; a second signal hurries it.

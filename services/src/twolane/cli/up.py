@@ -54,19 +54,23 @@ class Readiness:
     """Asks a router's /readyz; remembers the last answer for people."""
 
     def __init__(self, url: str) -> None:
-        self._url = f"{url}/readyz"
-        self.last_answer = "it did not answer"
+        self.url = url
+        self._last_answer = "no answer"
 
     def look(self) -> bool:
         """Whether the router takes requests now."""
         try:
-            with urllib.request.urlopen(self._url, timeout=PROBE_TIMEOUT_S):  # noqa: S310
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=PROBE_TIMEOUT_S):  # noqa: S310
                 return True
         except urllib.error.HTTPError as error:
-            self.last_answer = error.read(1000).decode(errors="replace").strip()
+            self._last_answer = error.read(1000).decode(errors="replace").strip()
         except OSError as error:
-            self.last_answer = str(error)
+            self._last_answer = str(error)
         return False
+
+    def explain(self) -> str:
+        """Why it is not ready, in the router's own words."""
+        return f"router was not ready in time (--start-timeout-s): {self._last_answer}"
 
 
 def main(argv: list[str]) -> int:
@@ -123,21 +127,15 @@ def bring_up(config: UpConfig, supervisor: Supervisor, console: Console) -> str:
         specs = topology.worker_children(config, broker_port)
         progress.begin([spec.name for spec in specs], f"loading {topology.served_name(config)}")
         workers = supervisor.start(specs)
-        supervisor.wait_ports(workers, deadline_s, progress.ready)
-
+        # It loads its tokenizer while the workers load the model.
         progress.begin(["router"], "starting")
-        stage = supervisor.start([topology.router_child(config, broker_port)])
-        http_port = supervisor.wait_ports(stage, deadline_s, lambda _: None)["router"]["http"]
-        url = f"http://{reachable(config.host)}:{http_port}"
-        readiness = Readiness(url)
-        try:
-            supervisor.wait_for(readiness.look, deadline_s, "")
-        except TwolaneError as error:
-            if error.message:
-                raise
-            raise TwolaneError(f"the router was not ready in time: {readiness.last_answer}") from error
+        router = supervisor.start([topology.router_child(config, broker_port)])
+        supervisor.wait_ports(workers, deadline_s, progress.ready)
+        http_port = supervisor.wait_ports(router, deadline_s, lambda _: None)["router"]["http"]
+        readiness = Readiness(f"http://{reachable(config.host)}:{http_port}")
+        supervisor.wait_for(readiness.look, deadline_s, readiness.explain)
         progress.ready("router")
-    return url
+    return readiness.url
 
 
 def reachable(host: str) -> str:
