@@ -11,9 +11,9 @@ from typing import Any
 
 import grpc.aio
 from prometheus_client import CollectorRegistry
+
 from tests.router.scripted_worker import ScriptedWorker
 from tests.router.tiny_model import MAX_MODEL_LEN
-
 from twolane.core.model import ModelFingerprint
 from twolane.router.app import RouterApp
 from twolane.router.config import RouterConfig
@@ -52,7 +52,7 @@ class ScriptedBroker(broker_pb2_grpc.BrokerServicer):
         for watcher in self._watchers:
             watcher.put_nowait(event)
 
-    async def Watch(  # noqa: N802 - the contract's name
+    async def Watch(
         self, request: broker_pb2.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[broker_pb2.ClusterEvent]:
         """The contract's stream."""
@@ -106,10 +106,14 @@ class ScriptedCluster:
         del submit
         return self.tokenizer.encode(self.answer, add_special_tokens=False)
 
-    async def add_worker(self, worker_id: str, role: types_pb2.Role.ValueType, **changes: Any) -> ScriptedWorker:
+    async def add_worker(
+        self, worker_id: str, role: types_pb2.Role.ValueType, **changes: Any
+    ) -> ScriptedWorker:
         """Starts a worker and tells the broker."""
         fingerprint = changes.pop("fingerprint", tiny_fingerprint(self.model_dir))
-        worker = ScriptedWorker(worker_id, role, fingerprint, self.script, peers=self.workers, **changes)
+        worker = ScriptedWorker(  # type: ignore[abstract] # serves Session alone
+            worker_id, role, fingerprint, self.script, peers=self.workers, **changes
+        )
         self.workers[worker_id] = worker
         await worker.start()
         self.broker.publish(broker_pb2.ClusterEvent(workers=[worker.info()]))
@@ -130,8 +134,9 @@ class ScriptedCluster:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Returns when the condition holds; fails after a deadline."""
+        # The condition can be anything that a test sees, so nobody could set an event for it.
         async with asyncio.timeout(DEADLINE_S):
-            while not holds():
+            while not holds():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
@@ -143,11 +148,13 @@ class ScriptedCluster:
 
 async def start_cluster(model_dir: Path, **settings: Any) -> ScriptedCluster:
     """A broker and a router without workers yet; `settings` are fields of RouterConfig."""
-    broker = ScriptedBroker()
+    broker = ScriptedBroker()  # type: ignore[abstract] # serves Watch alone
     port = await broker.start()
     defaults = {"port": 0, "grpc_port": 0, "drain_timeout_s": 0.0, "tokenizer_threads": 1}
     config = RouterConfig(
-        model_dir=model_dir, broker_address=f"127.0.0.1:{port}", _cli_parse_args=False, **(defaults | settings)
+        model_dir=model_dir,
+        broker_address=f"127.0.0.1:{port}",
+        **(defaults | settings),
     )
     registry = CollectorRegistry()
     app = RouterApp(config, registry)

@@ -50,6 +50,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         submits: everything ever submitted, in order.
         cancels: ids that were cancelled.
         refuse_with: an error for every new request.
+        keep_handover: a prefill worker keeps the request after its first token.
     """
 
     worker_id: str
@@ -64,6 +65,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     submits: list[worker_pb2.Submit] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
     refuse_with: types_pb2.Error | None = None
+    keep_handover: bool = False
     hellos: list[worker_pb2.Hello] = field(default_factory=list)
     load: worker_pb2.Load = field(default_factory=lambda: worker_pb2.Load(total_pages=1000, free_pages=1000))
 
@@ -97,7 +99,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             load=self.load,
         )
 
-    async def Session(  # noqa: N802 - the contract's name
+    async def Session(
         self,
         request_iterator: AsyncIterator[worker_pb2.RouterMessage],
         context: grpc.aio.ServicerContext[Any, Any],
@@ -156,7 +158,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             request.may_run, request.sent = False, 1
         if self.refuse_with is not None:
             event = worker_pb2.RequestEvent(
-                stream_id=submit.stream_id, finish_reason=types_pb2.FINISH_REASON_ERROR, error=self.refuse_with
+                stream_id=submit.stream_id,
+                finish_reason=types_pb2.FINISH_REASON_ERROR,
+                error=self.refuse_with,
             )
             self._send(out, [event])
             return request
@@ -208,6 +212,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         done = request.sent >= len(request.tokens)
         if done:
             event.finish_reason = request.ends_with  # type: ignore[assignment]
+        elif self.keep_handover:
+            request.may_run = False
+            return event
         if done or submit.phase == worker_pb2.PHASE_PREFILL:
             self.requests.pop(request.key, None)
             if submit.phase == worker_pb2.PHASE_PREFILL:
@@ -217,12 +224,10 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     def _hand_over_to_peer(
         self, request: ScriptedRequest, event: worker_pb2.RequestEvent, done: bool
     ) -> None:
-        peer = self.peers[request.submit.peer.worker_id]
-        if done:
-            peer.requests.pop(request.key, None)
-        else:
+        # The peer of an answer that is done hears of it from the router.
+        if not done:
             event.handed_over = True
-            peer.hand_over(request.key)
+            self.peers[request.submit.peer.worker_id].hand_over(request.key)
 
     def _send(
         self, out: asyncio.Queue[worker_pb2.WorkerMessage | None], events: list[worker_pb2.RequestEvent]

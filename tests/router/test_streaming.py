@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import aiohttp
+
 from tests.router.scripted_cluster import ANSWER, ScriptedCluster
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}

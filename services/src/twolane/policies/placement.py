@@ -124,7 +124,7 @@ class _Choice:
 
 def _pick(
     workers: Sequence[PlacementWorker], key: Callable[[PlacementWorker], Any], draw: float | None
-) -> Any:
+) -> PlacementWorker:
     """The worker with the smallest key; among equals by the draw, or the first by id."""
     best = min(key(worker) for worker in workers)
     equals = sorted((w for w in workers if key(w) == best), key=lambda w: w.worker_id)

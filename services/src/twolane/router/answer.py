@@ -82,7 +82,7 @@ class Answer:
         if event.cached_tokens:
             self.cached_tokens = event.cached_tokens
         if event.token_ids or event.finish_reason:
-            self._advance(event)
+            self._advance(event, self._prefill)
         if event.handed_over and self._prefill is not None:
             self._prefill.close()
             self._prefill = None
@@ -96,7 +96,7 @@ class Answer:
         if self.ended:
             return
         if self.has_first or event.finish_reason == _ERROR:
-            self._advance(event)
+            self._advance(event, self._decode)
         else:
             self._held.append(event)
 
@@ -113,9 +113,8 @@ class Answer:
 
     def abandon(self) -> None:
         """Tells both workers to stop; nothing more comes out of this answer."""
-        if self.ended:
-            return
-        self._close(cancel=True)
+        if not self.ended:
+            self._close(None)
 
     def take_token_ids(self) -> list[int]:
         """New token ids, if the request asked to keep them."""
@@ -128,7 +127,7 @@ class Answer:
         """Log probabilities that go with the text given out."""
         return self.text.take_logprobs(ended=self.ended)
 
-    def _advance(self, event: worker_pb2.RequestEvent) -> None:
+    def _advance(self, event: worker_pb2.RequestEvent, leg: Leg | None) -> None:
         finish_number = event.finish_reason
         if finish_number and finish_number not in (_STOP, _LENGTH):
             self._generation.fail(_failure(event))
@@ -141,11 +140,12 @@ class Answer:
         if self._ids is not None:
             self._ids.extend(ids[: text.n_tokens - before])
         if text.stopped:
-            self._close(cancel=True)
+            self._close(None)
             self._generation.piece(self, shown, FinishReason.STOP)
         elif finish_number:
             shown += text.finish()
-            self._close(cancel=False)
+            # With the first token the answer can end at the prefill worker: the other one must hear of it.
+            self._close(leg)
             # The text held back may complete a stop string just where the answer ends.
             reason = (
                 FinishReason.LENGTH if finish_number == _LENGTH and not text.stopped else FinishReason.STOP
@@ -165,16 +165,15 @@ class Answer:
             self._metrics.next_tokens((now - self._last_s) / n_tokens, n_tokens)
         self._last_s = now
 
-    def _close(self, *, cancel: bool) -> None:
+    def _close(self, finished: Leg | None) -> None:
+        """Ends the answer: the worker that finished it knows, any other is told."""
         self.ended = True
         self._held.clear()
+        if finished is not None:
+            finished.close()
         for leg in (self._prefill, self._decode):
-            if leg is None:
-                continue
-            if cancel:
+            if leg is not None:
                 leg.cancel()
-            else:
-                leg.close()
         self._prefill = self._decode = None
 
 
