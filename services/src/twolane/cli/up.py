@@ -7,7 +7,9 @@ time to drain. Whatever happens, no process stays behind.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sys
 import threading
 import time
 import urllib.error
@@ -144,6 +146,17 @@ def reachable(host: str) -> str:
     return f"[{local}]" if ":" in local else local
 
 
+def own_command() -> str:
+    """How a person calls this installation's `twolane` from the folder they are in."""
+    script = Path(sys.executable).with_name("twolane")
+    found = shutil.which("twolane")
+    if found is not None and Path(found) == script:
+        return "twolane"
+    if not script.exists():
+        return f"{sys.executable} -m twolane.cli.main"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+
+
 def say_ready(config: UpConfig, url: str, folder: Path, console: Console) -> None:
     """Prints the address, a command line to try, how to chat, and where the logs are."""
     body = {
@@ -159,7 +172,7 @@ def say_ready(config: UpConfig, url: str, folder: Path, console: Console) -> Non
         f"  curl -N {url}/v1/chat/completions{key} -H 'content-type: application/json' \\",
         f"    -d '{json.dumps(body)}'",
         "\nChat with it, in another terminal:",
-        f"  twolane chat --url {url}",
+        f"  {own_command()} chat --url {url}",
         f"\nLogs: {folder}",
         "Ctrl-C stops everything.",
     ]
