@@ -97,6 +97,19 @@ def _cuda_sm_count(index: int) -> int:
     return int(torch.cuda.get_device_properties(index).multi_processor_count)
 
 
+def compute_capability(device: torch.device) -> int:
+    """80 for an A100, 90 for an H100; 80 under the interpreter."""
+    if device.type != "cuda":
+        return 80
+    return _cuda_capability(device.index or 0)
+
+
+@functools.cache
+def _cuda_capability(index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
+
+
 def next_power_of_2(value: int) -> int:
     """Smallest power of two that is at least ``value`` (1 for values below 1)."""
     return 1 << max(0, value - 1).bit_length()

@@ -23,6 +23,7 @@ _OP = "paged_decode_attention"
 _MAX_SPLITS = 64
 # Tensor cores multiply at least 16 rows: a KV head's query group is padded to that.
 _MIN_GROUP_ROWS = 16
+_MERGE = config(4)
 
 
 @triton.jit
@@ -120,19 +121,24 @@ def _decode_split_kernel(
     acc = tl.zeros([BLOCK_GROUP, BLOCK_D], tl.float32)
     table = page_table_ptr + sequence * stride_table
     head_offset = kv_head * stride_page_head
+    # Page numbers are read one block ahead: were they read where they're used, the loads of K and V would
+    # hang on them and could be pipelined by one stage less.
+    token = start + columns
+    page = tl.load(table + token // PAGE_TOKENS, mask=token < end, other=0).to(tl.int64)
     for block in tl.range(start, end, BLOCK_N):
         token = block + columns
         valid = token < end
-        page = tl.load(table + token // PAGE_TOKENS, mask=valid, other=0).to(tl.int64)
         row = page * stride_page + head_offset + token % PAGE_TOKENS * D
-        k_mask = valid[None, :] & in_dim[:, None]
-        v_mask = valid[:, None] & in_dim[None, :]
-        k = tl.load(k_pages_ptr + row[None, :] + dims[:, None], mask=k_mask, other=0.0)
-        v = tl.load(v_pages_ptr + row[:, None] + dims[None, :], mask=v_mask, other=0.0)
+        ahead = token + BLOCK_N
+        page = tl.load(table + ahead // PAGE_TOKENS, mask=ahead < end, other=0).to(tl.int64)
+        offset = row[:, None] + dims[None, :]
+        mask = valid[:, None] & in_dim[None, :]
+        k = tl.load(k_pages_ptr + offset, mask=mask, other=0.0)
+        v = tl.load(v_pages_ptr + offset, mask=mask, other=0.0)
         if UPCAST_DOT:
             k = k.to(tl.float32)
             v = v.to(tl.float32)
-        scores = tl.dot(q, k, input_precision="ieee") * scale_log2
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
         scores = tl.where(valid[None, :], scores, float("-inf"))
         # Every block of a split has a valid token, so the peak is finite from here on.
         new_peak = tl.maximum(peak, tl.max(scores, axis=1))
@@ -257,7 +263,6 @@ def candidates(head_dim: int, element_bytes: int) -> list[LaunchConfig]:
         (64, 4, 3, 4),
         (64, 4, 4, 4),
         (32, 4, 4, 8),
-        (64, 2, 3, 4),
         (128, 4, 2, 4),
         (128, 8, 3, 2),
         (64, 4, 3, 8),
@@ -321,8 +326,7 @@ def _launch(
         BLOCK_D=launch.next_power_of_2(max(head_dim, 16)),
         BLOCK_N=block_n,
         UPCAST_DOT=launch.INTERPRETED,
-        num_warps=chosen.num_warps,
-        num_stages=chosen.num_stages,
+        **chosen.compile_options(),
     )
     if splits > 1:
         _decode_merge_kernel[(n_heads, n_sequences)](
@@ -341,5 +345,5 @@ def _launch(
             BLOCK_SPLITS=splits,
             BLOCK_D=launch.next_power_of_2(head_dim),
             BLOCK_N=block_n,
-            num_warps=4,
+            **_MERGE.compile_options(),
         )

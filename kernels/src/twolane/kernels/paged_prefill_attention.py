@@ -49,28 +49,30 @@ def _attend_range(
     dims = tl.arange(0, BLOCK_D)
     columns = tl.arange(0, BLOCK_N)
     in_dim = dims < D
+    # Page numbers are read one block ahead: were they read where they're used, the loads of K and V would
+    # hang on them and could be pipelined by one stage less.
+    token = begin + columns
+    page = tl.load(table + token // PAGE_TOKENS, mask=token < end, other=0).to(tl.int64)
     for block in tl.range(begin, end, BLOCK_N):
         token = block + columns
-        if MASKED:
-            page = tl.load(table + token // PAGE_TOKENS, mask=token < end, other=0).to(tl.int64)
-        else:
-            page = tl.load(table + token // PAGE_TOKENS).to(tl.int64)
         row = page * stride_page + head_offset + token % PAGE_TOKENS * D
-        k_at = k_pages_ptr + row[None, :] + dims[:, None]
-        v_at = v_pages_ptr + row[:, None] + dims[None, :]
+        ahead = token + BLOCK_N
+        page = tl.load(table + ahead // PAGE_TOKENS, mask=ahead < end, other=0).to(tl.int64)
+        offset = row[:, None] + dims[None, :]
         if MASKED:
-            k = tl.load(k_at, mask=(token < end)[None, :] & in_dim[:, None], other=0.0)
-            v = tl.load(v_at, mask=(token < end)[:, None] & in_dim[None, :], other=0.0)
+            mask = (token < end)[:, None] & in_dim[None, :]
+            k = tl.load(k_pages_ptr + offset, mask=mask, other=0.0)
+            v = tl.load(v_pages_ptr + offset, mask=mask, other=0.0)
         elif BLOCK_D != D:
-            k = tl.load(k_at, mask=in_dim[:, None], other=0.0)
-            v = tl.load(v_at, mask=in_dim[None, :], other=0.0)
+            k = tl.load(k_pages_ptr + offset, mask=in_dim[None, :], other=0.0)
+            v = tl.load(v_pages_ptr + offset, mask=in_dim[None, :], other=0.0)
         else:
-            k = tl.load(k_at)
-            v = tl.load(v_at)
+            k = tl.load(k_pages_ptr + offset)
+            v = tl.load(v_pages_ptr + offset)
         if UPCAST_DOT:
             k = k.to(tl.float32)
             v = v.to(tl.float32)
-        scores = tl.dot(q, k, input_precision="ieee")
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         if MASKED:
             visible = token[None, :] <= position[:, None]
             if WINDOW > 0:
@@ -239,23 +241,34 @@ def paged_prefill_attention(
         q.dtype,
         window,
     )
-    options = candidates(q.shape[2], q.element_size(), per_sequence * group)
+    capability = launch.compute_capability(q.device)
+    options = candidates(q.shape[2], q.element_size(), per_sequence * group, capability)
     chosen = tuning.choose(_OP, shape_class, options, make_trial, q.device)
     _launch(chosen, q, kv, cu_seqlens_q, (factor, window), result)
     return result
 
 
-def candidates(head_dim: int, element_bytes: int, rows_per_sequence: int) -> list[LaunchConfig]:
-    """Launch configurations worth measuring, the default first; few rows per sequence prefer small blocks."""
+def candidates(
+    head_dim: int, element_bytes: int, rows_per_sequence: int, capability: int
+) -> list[LaunchConfig]:
+    """Launch configurations worth measuring, the default first; few rows per sequence prefer small blocks.
+
+    From sm_90 on products read both operands from shared memory; before, queries live in registers, and
+    blocks of 64 keys spill.
+    """
     if head_dim * element_bytes > 256:
         return [config(4, 2, BLOCK_M=64, BLOCK_N=32), config(8, 2, BLOCK_M=128, BLOCK_N=32)]
-    small = [config(4, 3, BLOCK_M=64, BLOCK_N=64), config(4, 2, BLOCK_M=64, BLOCK_N=128)]
-    large = [
-        config(8, 3, BLOCK_M=128, BLOCK_N=64),
-        config(8, 2, BLOCK_M=128, BLOCK_N=128),
-        config(8, 2, BLOCK_M=128, BLOCK_N=64),
-        config(4, 2, BLOCK_M=128, BLOCK_N=64),
-    ]
+    if capability < 90:
+        small = [config(4, 3, BLOCK_M=64, BLOCK_N=32), config(8, 2, BLOCK_M=64, BLOCK_N=64)]
+        large = [config(8, 3, BLOCK_M=128, BLOCK_N=32), config(8, 4, BLOCK_M=128, BLOCK_N=32)]
+    else:
+        small = [config(4, 3, BLOCK_M=64, BLOCK_N=64), config(4, 4, BLOCK_M=64, BLOCK_N=64)]
+        large = [
+            config(8, 3, BLOCK_M=128, BLOCK_N=64),
+            config(8, 2, BLOCK_M=128, BLOCK_N=128),
+            config(8, 2, BLOCK_M=128, BLOCK_N=64),
+            config(8, 4, BLOCK_M=128, BLOCK_N=64),
+        ]
     return small + large if rows_per_sequence <= 64 else large + small
 
 
