@@ -180,7 +180,7 @@ def rotary_page_write(
 def candidates(n_heads: int, head_dim: int) -> list[LaunchConfig]:
     """Launch configurations worth measuring, the default first."""
     most = launch.next_power_of_2(n_heads)
-    pairs = [(8, 2), (16, 4), (32, 4), (4, 1), (32, 8)] if head_dim <= 128 else [(4, 2), (8, 4), (16, 4)]
+    pairs = [(8, 2), (32, 4), (4, 1), (16, 8)] if head_dim <= 128 else [(4, 2), (8, 4), (16, 4)]
     return [config(warps, BLOCK_HEADS=min(heads, most)) for heads, warps in pairs]
 
 

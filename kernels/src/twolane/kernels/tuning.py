@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import triton
+
 from twolane.kernels.launch import INTERPRETED
 
 CACHE_FOLDER_VARIABLE = "TWOLANE_KERNEL_CACHE_DIR"
@@ -38,8 +39,12 @@ class LaunchConfig:
     blocks: Mapping[str, int] = field(default_factory=dict)
 
     def options(self) -> dict[str, int]:
-        """The keyword arguments of a Triton launch."""
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **self.blocks}
+        """The keyword arguments of a Triton launch: compile options and block sizes."""
+        return {**self.compile_options(), **self.blocks}
+
+    def compile_options(self) -> dict[str, int]:
+        """Compile options alone. Fused multiply-add is named because its default differs between Tritons."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
 Trial = Callable[[LaunchConfig], object]
