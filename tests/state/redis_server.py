@@ -29,13 +29,14 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, keep_data: bool = False) -> None:
+    def start(self, *, keep_data: bool = False, password: str = "") -> None:
         """Starts the server; `keep_data` makes it write every command to disk and read it back."""
         append = "yes" if keep_data else "no"
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
         disk = ["--save", "", "--appendonly", append, "--appendfsync", "always"]
+        guard = ["--requirepass", password] if password else []
         self._process = subprocess.Popen(
-            [self._binary, *where, *disk, "--loglevel", "warning"],
+            [self._binary, *where, *disk, *guard, "--loglevel", "warning"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -56,6 +57,6 @@ class RedisServer:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=0.2) as link:
                 link.sendall(b"PING\r\n")
-                return link.recv(16).startswith(b"+PONG")
+                return link.recv(16).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False

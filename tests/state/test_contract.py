@@ -29,7 +29,12 @@ def beat(worker_id: str, incarnation: int, status: WorkerInfo | None = None, **c
 
 
 def lease_request(owner: int, writer: int, **changed: Any) -> LeaseRequest:
-    fields: dict[str, Any] = {"request_id": "r", "owner_id": "d", "owner_incarnation": owner, "writer_id": "p"}
+    fields: dict[str, Any] = {
+        "request_id": "r",
+        "owner_id": "d",
+        "owner_incarnation": owner,
+        "writer_id": "p",
+    }
     fields |= {"writer_incarnation": writer, "transport": TRANSPORT_SHARED_MEMORY}
     return LeaseRequest(**(fields | changed))
 

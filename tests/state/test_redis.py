@@ -104,16 +104,22 @@ async def test_a_hung_redis_is_unavailable() -> None:
     server.close()
 
 
-async def test_a_wrong_password_and_a_bad_address_are_configuration_errors(shared_redis: Any) -> None:
-    """They name the setting, never the password."""
-    with pytest.raises(ConfigError, match="redis://host:6379/0"):
-        RedisState("http://somewhere")
-    state = RedisState(shared_redis.url.replace("redis://", "redis://:hunter2@"))
+@pytest.mark.parametrize("login", ["", ":hunter2@"])
+async def test_a_missing_or_wrong_password_is_a_configuration_error(own_redis: Any, login: str) -> None:
+    """It names the setting, never the password."""
+    own_redis.start(password="right-one")
+    state = RedisState(own_redis.url.replace("redis://", f"redis://{login}"))
     with pytest.raises(ConfigError) as caught:
         await state.workers()
+    await state.close()
     assert caught.value.param == "redis_url"
     assert "hunter2" not in str(caught.value)
-    await state.close()
+
+
+def test_an_address_that_is_none_of_redis_is_a_configuration_error() -> None:
+    """The message shows the form of a good one."""
+    with pytest.raises(ConfigError, match="redis://host:6379/0"):
+        RedisState("http://somewhere")
 
 
 async def test_every_key_of_workers_and_leases_expires_by_itself(

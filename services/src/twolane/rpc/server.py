@@ -68,6 +68,7 @@ class RpcServer:
         try:
             self.port = self.aio.add_insecure_port(f"{self._host}:{self.port}")
         except RuntimeError as error:
+            await self.stop(0.0)
             raise ConfigError(
                 f"{self._process} can't listen for gRPC on {self._host}:{self.port}; "
                 "choose another port, or 0 for any free one",
