@@ -45,6 +45,8 @@ class EngineConfig:
         max_model_len: prompt plus answer at most; None takes the model's own limit.
         num_threads: torch threads; None leaves torch as it is.
         kv_buffer: gives the memory of a CPU pool (for a shared-memory segment); None allocates privately.
+        decode_copy_bytes: memory a CPU engine may take beside the pool to keep running decode rows dense; 0
+            is off.
     """
 
     model_dir: Path
@@ -57,6 +59,7 @@ class EngineConfig:
     max_model_len: int | None = None
     num_threads: int | None = None
     kv_buffer: Callable[[int], memoryview] | None = None
+    decode_copy_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

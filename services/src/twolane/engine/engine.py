@@ -13,13 +13,13 @@ import torch
 
 from twolane.core.model import ModelFingerprint
 from twolane.core.request import SamplingParams
-from twolane.engine.attention import TorchAttention
-from twolane.engine.batch import BatchBuilder, PageLayout
+from twolane.engine.batch import pack
 from twolane.engine.config import EngineConfig, LoadProgress
 from twolane.engine.loading import Loaded, load, stage
 from twolane.engine.pages import PagePool
 from twolane.engine.sampler import sample
 from twolane.engine.sequence import Row, Sampled, Sequence
+from twolane.engine.torch_forward import TorchForward
 
 
 class Engine:
@@ -43,9 +43,7 @@ class Engine:
         self.default_sampling = loaded.generation.sampling
         self.pool = PagePool(self.kv.shape[0], self.fingerprint.page_tokens)
         self._model = loaded.model
-        layout = PageLayout(self.spec.n_layers, self.kv.shape[3], self.fingerprint.page_tokens)
-        self._builder = BatchBuilder(layout, self.spec.windows, self.kv.dtype)
-        self._attention = TorchAttention(self.kv, layout)
+        self._forward = TorchForward(self._model, self.kv, loaded.copy_limit_bytes)
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Callable[[LoadProgress], None] | None = None) -> Engine:
@@ -81,8 +79,8 @@ class Engine:
             return []
         for row in rows:
             self._check(row)
-        batch = self._builder.build(rows)
-        logits = self._model.forward(batch, self._attention)
+        batch = pack(rows, self._forward.order(rows), self.fingerprint.page_tokens)
+        logits = self._forward.run(rows, batch)
         for row in rows:
             row.sequence.n_computed += row.n_tokens
         results: list[Sampled | None] = [None] * len(rows)

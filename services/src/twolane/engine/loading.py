@@ -38,6 +38,7 @@ class Loaded:
     generation: GenerationDefaults
     model: Model
     kv: torch.Tensor
+    copy_limit_bytes: int
 
 
 def load(config: EngineConfig, progress: Progress) -> Loaded:
@@ -77,7 +78,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         kv_dtype=str(dtype).removeprefix("torch."),
         max_model_len=max_model_len,
     )
-    return Loaded(spec, fingerprint, generation, model, kv)
+    return Loaded(spec, fingerprint, generation, model, kv, config.decode_copy_bytes)
 
 
 @contextmanager

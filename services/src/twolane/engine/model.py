@@ -2,31 +2,19 @@
 pass.
 
 One class serves all four, they differ in biases, head norms and windows (`ModelSpec`). Query, key and value
-weights are one matrix, gate and up another. Called by the engine's runner.
+weights are one matrix, gate and up another. Forward passes are built on it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch.nn import functional
 
-from twolane.engine.batch import Batch
-from twolane.engine.rope import rotary_tables, rotate
+from twolane.engine.rope import rotary_tables
 from twolane.engine.spec import ModelSpec
 from twolane.engine.weights import Slot
-
-
-class Attention(Protocol):
-    """Stores keys and values of a step and attends over the pages."""
-
-    def attend(
-        self, batch: Batch, layer: int, window: int | None, heads: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """Takes rotated queries, keys and values [T, heads, D]; returns [T, Hq * D]."""
-        ...
 
 
 @dataclass(slots=True)
@@ -51,13 +39,14 @@ class LayerWeights:
 
 
 class Model:
-    """Weights and forward pass of one model."""
+    """Weights of one model, and the linear maps that touch the residual stream."""
 
     def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, n_positions: int) -> None:
         """Allocates parameters (uninitialised) and rotary tables for `n_positions`."""
         self.spec = spec
         self.dtype = dtype
         self.device = device
+        self.n_heads = spec.n_heads
         self.embedding = self._empty(spec.vocab_size, spec.hidden_size)
         self.head = self.embedding if spec.tied else self._empty(spec.vocab_size, spec.hidden_size)
         self.final_norm = self._empty(spec.hidden_size)
@@ -79,49 +68,26 @@ class Model:
                 slots[f"model.layers.{number}.{name}"] = slot
         return slots
 
-    @torch.inference_mode()
-    def forward(self, batch: Batch, attention: Attention) -> torch.Tensor:
-        """Runs one step; returns logits of the batch's sampled rows, [S, vocab_size] in the model's dtype."""
-        spec = self.spec
-        residual = functional.embedding(batch.ids, self.embedding)
-        cos = self.cos[batch.positions].unsqueeze(1)
-        sin = self.sin[batch.positions].unsqueeze(1)
-        for number, layer in enumerate(self.layers):
-            hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.input_norm, spec.norm_eps)
-            heads = self._heads(layer, hidden, cos, sin)
-            attended = attention.attend(batch, number, spec.windows[number], heads)
-            if number == spec.n_layers - 1 and len(batch.sampled) != residual.shape[0]:
-                # Only sampled tokens go on: what follows mixes no tokens.
-                attended, residual = attended[batch.last], residual[batch.last]
-            residual = self._add_linear(residual, attended, layer.out, layer.out_bias)
-            residual = self._add_mlp(residual, layer)
-        hidden = functional.rms_norm(residual, (spec.hidden_size,), self.final_norm, spec.norm_eps)
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the embedding, a fresh tensor [T, hidden_size]."""
+        return self.embedding.index_select(0, ids)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Output layer on normalised rows: [S, vocab_size]."""
         return functional.linear(hidden, self.head)
 
-    def _heads(
-        self, layer: LayerWeights, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rotated queries [T, Hq, D] and keys [T, Hkv, D], and values [T, Hkv, D]."""
-        spec = self.spec
-        n_rotated = spec.n_heads + spec.n_kv_heads
-        fused = functional.linear(hidden, layer.qkv, layer.qkv_bias)
-        heads = fused.view(-1, n_rotated + spec.n_kv_heads, spec.head_dim)
-        rotated = heads[:, :n_rotated]
-        if layer.qk_norm is not None:
-            rotated = functional.rms_norm(rotated, (spec.head_dim,), None, spec.norm_eps) * layer.qk_norm
-        rotated = rotate(rotated, cos, sin)
-        return rotated[:, : spec.n_heads], rotated[:, spec.n_heads :], heads[:, n_rotated:]
+    def add_out(self, residual: torch.Tensor, attended: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
+        """Adds the attention's output projection to the residual stream, in place."""
+        return self._add_linear(residual, attended, layer.out, layer.out_bias)
 
-    def _add_mlp(self, residual: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
-        spec = self.spec
-        hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.mlp_norm, spec.norm_eps)
-        gate, up = functional.linear(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-        return self._add_linear(residual, functional.silu(gate).mul_(up), layer.down, layer.down_bias)
+    def add_down(self, residual: torch.Tensor, inner: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
+        """Adds the MLP's down projection to the residual stream, in place."""
+        return self._add_linear(residual, inner, layer.down, layer.down_bias)
 
     def _add_linear(
         self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        """Adds x @ weight.T + bias to the residual stream, in place: one pass less than a separate sum."""
+        """The product is summed where it lands: one pass less than a separate sum."""
         residual.addmm_(x, weight.t())
         return residual if bias is None else residual.add_(bias)
 
@@ -182,4 +148,7 @@ class Model:
         return Slot(target, shape)
 
     def _empty(self, *shape: int) -> torch.Tensor:
+        if len(shape) == 2 and self.device.type == "cpu":
+            # Stored [in, out]: MKL's products with few rows are faster that way round.
+            return torch.empty(shape[::-1], dtype=self.dtype).t()
         return torch.empty(shape, dtype=self.dtype, device=self.device)

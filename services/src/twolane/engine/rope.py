@@ -53,15 +53,6 @@ def rotary_tables(
     return cos.to(dtype), (angles.sin() * rope.attention_factor).to(dtype)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates pairs (i, i + D/2) of the last dimension; x [T, heads, D], cos [T, 1, D], sin [T, 1, D/2]."""
-    half = x.shape[-1] // 2
-    out = x * cos
-    out[..., :half].addcmul_(x[..., half:], sin, value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin)
-    return out
-
-
 def _llama3(rope: RopeSpec, plain: torch.Tensor) -> torch.Tensor:
     """Llama 3.1: long wavelengths are stretched, short ones kept, those between interpolated."""
     wavelength = 2 * math.pi / plain
