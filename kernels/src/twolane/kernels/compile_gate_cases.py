@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twolane.kernels import (
+    logit_rules,
     page_copy,
     paged_decode_attention,
     paged_prefill_attention,
@@ -237,5 +238,19 @@ def _logits() -> list[_Family]:
         "top_k_ptr": "*i32",
         **dict.fromkeys(("n_vocab", "stride_logits"), "i32:16"),
     }
-    kernel = sampling._sampling_kernel
-    return [("sampling", kernel, sampling_types, {}, sampling.candidates(151936), Budget(128, 64 * 1024))]
+    rules_types = {
+        "logits_ptr": "*fp32",
+        **dict.fromkeys(("repetition_ptr", "presence_ptr", "frequency_ptr"), "*fp32"),
+        **dict.fromkeys(("output_counts_ptr", "allowed_ptr"), "*i32"),
+        "slot_ptr": "*i64",
+        "in_prompt_ptr": "*u8",
+        "n_slots": "i32",
+        **dict.fromkeys(("n_vocab", "stride_logits", "stride_in_prompt", "stride_counts"), "i32:16"),
+        "stride_allowed": "i32",
+    }
+    rules_constants = {"HAS_PENALTIES": True, "HAS_MASK": True}
+    rules, draw = logit_rules._logit_rules_kernel, sampling._sampling_kernel
+    return [
+        ("logit_rules", rules, rules_types, rules_constants, logit_rules.candidates(), Budget(64)),
+        ("sampling", draw, sampling_types, {}, sampling.candidates(151936), Budget(128)),
+    ]
