@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from twolane.kernels.page_copy import copy_pages, gather_pages, scatter_pages
 from twolane.kernels.page_copy_reference import (
     copy_pages_reference,

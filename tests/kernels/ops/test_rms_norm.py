@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from twolane.kernels.rms_norm import rms_norm
 from twolane.kernels.rms_norm_reference import rms_norm_reference
 

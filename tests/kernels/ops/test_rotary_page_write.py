@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from twolane.kernels.rotary_page_write import HeadNorm, PageTarget, Rotation, rotary_page_write
 from twolane.kernels.rotary_page_write_reference import (
     head_norm_reference,

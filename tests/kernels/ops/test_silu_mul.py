@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from twolane.kernels.silu_mul import silu_mul
 from twolane.kernels.silu_mul_reference import silu_mul_reference
 

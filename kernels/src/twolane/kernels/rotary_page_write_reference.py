@@ -4,6 +4,7 @@ device."""
 from __future__ import annotations
 
 import torch
+
 from twolane.kernels.rms_norm_reference import rms_norm_reference
 
 

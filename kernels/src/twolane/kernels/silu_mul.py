@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
 from twolane.kernels import launch, tuning
 from twolane.kernels.tuning import LaunchConfig, config
 
