@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from opentelemetry.trace import Status, StatusCode
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry.trace import INVALID_SPAN, Status, StatusCode, use_span
 
 from twolane.telemetry.tracing import parent_context, tracer, tracing_enabled
 from twolane.worker.request import Request
@@ -25,6 +28,12 @@ class Spans:
         if request.span is not None:
             request.span.end()
             self._start(request, name)
+
+    @contextmanager
+    def current(self, request: Request) -> Iterator[None]:
+        """Calls made inside belong to the request's current part."""
+        with use_span(request.span or INVALID_SPAN, end_on_exit=False):
+            yield
 
     def end(self, request: Request, outcome: str) -> None:
         """The request has ended here."""

@@ -258,7 +258,6 @@ class RequestTable:
 
     def fail(self, request: Request, error: TwolaneError) -> None:
         """Ends a request and tells its router why."""
-        log.warning("request failed: %s", error.message, extra={"code": error.code})
         request.emit_error(error)
         self._end(request, error.code, error)
         request.outbox.flush()
@@ -301,7 +300,8 @@ class RequestTable:
     async def _arrange(self, request: Request, arriving: Arriving) -> None:
         request_id_var.set(request.request_id)
         try:
-            await self.leases.arrange(arriving, request.peer)
+            with self._spans.current(request):
+                await self.leases.arrange(arriving, request.peer)
         except TwolaneError as error:
             if self._requests.get(request.request_id) is request:
                 self.fail(request, error)
@@ -327,6 +327,20 @@ class RequestTable:
         state = request.state.value
         self.fail(request, DeadlineExceeded(f"the request's deadline passed while it was {state}"))
 
+    def _log_end(self, request: Request, outcome: str, error: TwolaneError | None) -> None:
+        request_id_var.set(request.request_id)
+        facts = {
+            "phase": request.phase.value,
+            "outcome": outcome,
+            "prompt_tokens": request.sequence.n_prompt,
+            "generated_tokens": request.sequence.n_generated,
+            "seconds": round(self._now() - request.arrival_s, 4),
+        }
+        if error is None:
+            log.info("request ended", extra=facts)
+        else:
+            log.warning("request failed: %s", error.message, extra=facts)
+
     def _end(self, request: Request, outcome: str, error: TwolaneError | None = None) -> None:
         if self._requests.get(request.request_id) is not request:
             return
@@ -336,6 +350,7 @@ class RequestTable:
             self.empty.set()
         if request.timer is not None:
             request.timer.cancel()
+        self._log_end(request, outcome, error)
         self._spans.end(request, outcome)
         self._metrics.ended.labels(outcome).inc()
         self._parts.prefill.remove(request.request_id)
