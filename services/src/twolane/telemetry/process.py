@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,15 +22,15 @@ def write_port_file(path: str | Path, ports: Mapping[str, int]) -> None:
         ConfigError: the folder is missing or not writable.
     """
     target = Path(path)
+    # One writer per file, so the process id makes the name free.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(dict(ports), file)
+        temporary.write_text(json.dumps(dict(ports)), encoding="utf-8")
         os.replace(temporary, target)
     except OSError as error:
-        raise ConfigError(
-            f"can't write the port file {target}: {error.strerror}", param="port_file"
-        ) from error
+        temporary.unlink(missing_ok=True)
+        reason = f"can't write the port file {target}: {error.strerror or error}"
+        raise ConfigError(reason, param="port_file") from error
 
 
 def read_port_file(path: str | Path) -> dict[str, int] | None:
