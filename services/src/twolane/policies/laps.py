@@ -21,6 +21,11 @@ from twolane.policies.settings import PrefillSettings
 from twolane.policies.wait_depth import ShortArrivals, WaitDepth, wait_until_s
 
 
+# The smallest chunk takes this fraction of the target, and this multiple of a step's constant part.
+LEAST_CHUNK = 4.0
+MIN_EFFICIENCY = 4.0
+
+
 @dataclass(frozen=True, slots=True)
 class LapsMemory:
     """What the policy carries from one decision to the next.
@@ -182,7 +187,10 @@ class Laps:
 
         def key(prompt: WaitingPrefill) -> float:
             service_s = cost.prompt_s(prompt.uncached_tokens, prompt.cached_tokens)
-            lead_s = min(self.settings.long_stretch * service_s, self.settings.long_age_limit_s)
+            lead_s = self.settings.long_stretch * service_s
+            if prompt.deadline_s is not None and moment.now_s + service_s > prompt.deadline_s:
+                lead_s += self.settings.late_share * (moment.now_s - prompt.arrival_s)
+            lead_s = min(lead_s, self.settings.long_age_limit_s)
             return prompt.arrival_s - self._head_start_s(prompt) + lead_s
 
         return sorted(moment.longs, key=key)
@@ -192,7 +200,7 @@ class Laps:
 
         A chunk of T seconds holds up the rate·T short prompts that arrive in it by T/2 each; a smaller
         one makes the whole long queue pay the constant part of a step more often. Their sum is least at
-        T = √(2 · queue · T0 / rate).
+        T = √(2 · queue · T0 / (rate · weight)).
         """
         settings, cost = self.settings, moment.cost
         if not settings.adaptive_chunk or not cost.trusted(settings.fit_min_samples):
@@ -200,8 +208,10 @@ class Laps:
         rate = moment.memory.arrivals.rate_per_s(moment.now_s)
         target_s = settings.long_chunk_target_s
         if rate > 0.0:
-            best_s = math.sqrt(2.0 * len(moment.longs) * cost.constant_s / (rate * settings.short_weight))
-            target_s = min(max(best_s, target_s / 8.0), target_s)
+            weight = self._short_weight(moment)
+            best_s = math.sqrt(2.0 * len(moment.longs) * cost.constant_s / (rate * weight))
+            least_s = max(target_s / LEAST_CHUNK, MIN_EFFICIENCY * cost.constant_s)
+            target_s = min(max(best_s, least_s), max(target_s, least_s))
         tokens = cost.tokens_within(target_s, head.cached_tokens)
         most = min(settings.long_chunk_max_tokens, settings.max_batch_tokens)
         return max(settings.long_chunk_min_tokens, min(tokens, most))
@@ -234,7 +244,14 @@ class Laps:
                 return True
         # Deferring delays the short prompts by a chunk and saves the long queue one step's constant part.
         gain_s = len(moment.longs) * moment.cost.constant_s
-        return len(moment.shorts) * settings.short_weight * chunk_s >= gain_s
+        return len(moment.shorts) * self._short_weight(moment) * chunk_s >= gain_s
+
+    def _short_weight(self, moment: _Moment) -> float:
+        """What a second of a short prompt's wait counts against one of a long prompt's.
+
+        As the long queue grows it falls from 1, since a delay then also reaches the long prompts to come.
+        """
+        return max(self.settings.short_weight, 1.0 / len(moment.longs))
 
     def _short_runs_allowed(self, moment: _Moment) -> int:
         """Short batches in a row, fewer as the oldest long prompt ages, never less than one."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-# Share of their weight that older samples keep at each new one: about the last 200 count.
-FADE = 0.995
+# Share of their weight that older samples keep at each new one: about the last 100 count.
+FADE = 0.99
 # Solving is a little costly, so the coefficients follow every few samples.
 SOLVE_EVERY = 8
 RIDGE = 1e-9

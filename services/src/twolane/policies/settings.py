@@ -11,6 +11,10 @@ from dataclasses import dataclass, fields
 from twolane.core.errors import ConfigError
 
 
+# Settings without a unit that may be 0.
+FROM_ZERO = ("long_stretch", "short_weight", "late_share")
+
+
 @dataclass(frozen=True, slots=True)
 class PrefillSettings:
     """Settings of all prefill policies; each policy uses the ones that it names in its docstring.
@@ -34,7 +38,9 @@ class PrefillSettings:
         long_stretch: a long prompt is ordered as if it were due after this many times its own
             service time; 0 is first come first served.
         deadline_margin_s: reserve kept when a deadline is compared with a predicted end.
-        short_weight: how many times a second of a short prompt's wait counts against one of a long's.
+        late_share: a long prompt that can't meet its deadline any more gives way to those that arrived up
+            to this share of its own wait later, so that they need not be late too.
+        short_weight: what a second of a short prompt's wait counts at least against one of a long's.
         priority_s: seconds of earlier arrival that one level of priority is worth.
         adaptive_wait: whether laps waits for short company when that pays.
         adaptive_chunk: whether laps sizes chunks by cost and load.
@@ -53,12 +59,13 @@ class PrefillSettings:
     chunk_budget_tokens: int = 512
     depth_max: int = 64
     short_batch_tokens: int = 4096
-    long_chunk_min_tokens: int = 512
+    long_chunk_min_tokens: int = 256
     long_chunk_max_tokens: int = 8192
     long_chunk_target_s: float = 0.2
     long_age_limit_s: float = 5.0
-    long_stretch: float = 3.0
+    long_stretch: float = 2.0
     deadline_margin_s: float = 0.005
+    late_share: float = 0.2
     short_weight: float = 0.1
     priority_s: float = 1.0
     adaptive_wait: bool = True
@@ -78,6 +85,6 @@ class PrefillSettings:
             value = getattr(self, item.name)
             if isinstance(value, bool):
                 continue
-            least = 0 if item.name.endswith("_s") or item.name in ("long_stretch", "short_weight") else 1
+            least = 0 if item.name.endswith("_s") or item.name in FROM_ZERO else 1
             if not (math.isfinite(value) and value >= least):
                 raise ConfigError(f"{item.name} must be a finite number of at least {least}, not {value}")
