@@ -5,6 +5,8 @@ Endpoints are plain ASGI callables: no middleware stands between a token and its
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import uuid
 from collections.abc import Sequence
@@ -18,6 +20,9 @@ from twolane.core.errors import BodyTooLarge, Cancelled, InvalidRequest, Twolane
 Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
+# How much of a body that is too large is read all the same, and for how long.
+_DISCARD_BYTES = 64 << 20
+_DISCARD_TIMEOUT_S = 10.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _TYPES = {
     400: "invalid_request_error",
@@ -46,7 +51,7 @@ async def read_json(scope: Scope, receive: Receive, max_bytes: int) -> dict[str,
     """The body as a JSON object.
 
     Raises:
-        BodyTooLarge: it is longer than `max_bytes`; the rest is not read.
+        BodyTooLarge: it is longer than `max_bytes`.
         InvalidRequest: it is no JSON object, or not UTF-8.
         Cancelled: the client went away before the end of the body.
     """
@@ -63,6 +68,8 @@ async def read_json(scope: Scope, receive: Receive, max_bytes: int) -> dict[str,
 async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     announced = header(scope, b"content-length")
     if announced.isdecimal() and int(announced) > max_bytes:
+        if not header(scope, b"expect"):
+            await _discard(receive)
         raise _too_large(max_bytes)
     parts: list[bytes] = []
     size = 0
@@ -73,10 +80,22 @@ async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > max_bytes:
+            await _discard(receive)
             raise _too_large(max_bytes)
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads on without keeping anything: most clients look for a response only when all is sent."""
+    left = _DISCARD_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_TIMEOUT_S):
+            message = await receive()
+            while message.get("more_body", False) and left > 0:
+                left -= len(message.get("body", b""))
+                message = await receive()
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -211,6 +211,7 @@ def _sampling(message: types_pb2.SamplingParams) -> SamplingRequest:
         logit_bias=dict(message.logit_bias),
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
+        names={"prompt": "input"},
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from twolane.core.errors import Cancelled, Internal, InvalidRequest, TwolaneError
+from twolane.core.errors import Cancelled, Internal, InvalidRequest, MethodNotAllowed, TwolaneError
 from twolane.router.asgi import JSON, Headers, client_request_id, header, read_json, send_body, send_error
 from twolane.router.generation import Generation, GenerationRequest
 from twolane.router.openai_format import ChatFormat, CompletionFormat, Format
@@ -104,7 +104,7 @@ class _Endpoint(ABC):
     async def _read(self, call: _Call) -> _Job:
         """The checked request; what is refused here was never sent to a worker."""
         if call.scope["method"] != "POST":
-            raise InvalidRequest(f"{call.scope['method']} is not served here; use POST")
+            raise MethodNotAllowed(f"{call.scope['method']} is not served here; use POST")
         self._serving.keys.check(header(call.scope, b"authorization"))
         # Before the work of reading a prompt that nobody can take.
         self._serving.dispatcher.check_admission(1)

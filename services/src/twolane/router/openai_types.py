@@ -105,7 +105,9 @@ class GenerationBody(BaseModel):
         """Whether a stream ends with its token counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def _sampling(self, max_tokens: int | None, top_logprobs: int | None, param: str) -> SamplingRequest:
+    def _sampling(
+        self, max_tokens: int | None, top_logprobs: int | None, names: Mapping[str, str]
+    ) -> SamplingRequest:
         return SamplingRequest(
             max_tokens=max_tokens,
             temperature=self.temperature,
@@ -122,7 +124,7 @@ class GenerationBody(BaseModel):
             min_tokens=self.min_tokens,
             ignore_eos=bool(self.ignore_eos),
             top_logprobs=top_logprobs,
-            max_tokens_param=param,
+            names=names,
         )
 
 
@@ -140,9 +142,12 @@ class ChatBody(GenerationBody):
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         wanted = (self.top_logprobs or 0) if self.logprobs else None
-        if self.max_completion_tokens is not None:
-            return self._sampling(self.max_completion_tokens, wanted, "max_completion_tokens")
-        return self._sampling(self.max_tokens, wanted, "max_tokens")
+        names = {"prompt": "messages"}
+        if self.max_completion_tokens is None:
+            return self._sampling(self.max_tokens, wanted, names)
+        return self._sampling(
+            self.max_completion_tokens, wanted, names | {"max_tokens": "max_completion_tokens"}
+        )
 
 
 class CompletionBody(GenerationBody):
@@ -154,7 +159,7 @@ class CompletionBody(GenerationBody):
     def sampling(self) -> SamplingRequest:
         """How to draw tokens; OpenAI's default length of a completion is 16."""
         max_tokens = 16 if self.max_tokens is None else self.max_tokens
-        return self._sampling(max_tokens, self.logprobs, "max_tokens")
+        return self._sampling(max_tokens, self.logprobs, {"top_logprobs": "logprobs"})
 
 
 Body = TypeVar("Body", bound=GenerationBody)

@@ -21,7 +21,11 @@ _SEED_MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
-    """What a client asked for; None where it said nothing. Fields as in core.request.SamplingParams."""
+    """What a client asked for; None where it said nothing. Fields as in core.request.SamplingParams.
+
+    Attributes:
+        names: what the client calls a field, or its prompt, where it is another word than ours.
+    """
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -37,7 +41,11 @@ class SamplingRequest:
     min_tokens: int | None = None
     ignore_eos: bool = False
     top_logprobs: int | None = None
-    max_tokens_param: str = "max_tokens"
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def named(self, name: str) -> str:
+        """The client's word for a field."""
+        return self.names.get(name, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +121,20 @@ def _max_tokens(asked: SamplingRequest, limits: ModelLimits, prompt_tokens: int)
         raise ContextTooLong(
             f"the prompt has {prompt_tokens} tokens; with one token of answer that exceeds the model's "
             f"context of {limits.max_model_len} tokens",
-            param="messages" if asked.max_tokens_param == "max_completion_tokens" else "prompt",
+            param=asked.named("prompt"),
         )
     if asked.max_tokens is None:
         return room
+    name = asked.named("max_tokens")
     if asked.max_tokens < 1 or asked.max_tokens > limits.max_model_len:
         raise InvalidRequest(
-            f"{asked.max_tokens_param} must be between 1 and {limits.max_model_len} (the model's context), "
+            f"{name} must be between 1 and {limits.max_model_len} (the model's context), "
             f"not {asked.max_tokens}",
-            param=asked.max_tokens_param,
+            param=name,
         )
     if asked.min_tokens is not None and asked.min_tokens > asked.max_tokens:
         raise InvalidRequest(
-            f"min_tokens must be at most {asked.max_tokens} ({asked.max_tokens_param}), "
-            f"not {asked.min_tokens}",
+            f"min_tokens must be at most {asked.max_tokens} ({name}), not {asked.min_tokens}",
             param="min_tokens",
         )
     return min(asked.max_tokens, room)
@@ -137,7 +145,10 @@ def _check_ranges(asked: SamplingRequest) -> None:
         value = getattr(asked, name)
         # Written so that NaN fails too.
         if value is not None and not least <= value <= greatest:
-            raise InvalidRequest(f"{name} must be between {least} and {greatest}, not {value}", param=name)
+            theirs = asked.named(name)
+            raise InvalidRequest(
+                f"{theirs} must be between {least} and {greatest}, not {value}", param=theirs
+            )
     if asked.top_p is not None and not 0.0 < asked.top_p <= 1.0:
         raise InvalidRequest(f"top_p must be above 0 and at most 1, not {asked.top_p}", param="top_p")
     penalty = asked.repetition_penalty
