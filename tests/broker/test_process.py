@@ -219,6 +219,6 @@ async def test_losing_redis_and_its_data_loses_no_worker_for_watchers(
     )
     await incarnation_seen(again.incarnation)
     assert not any(event.gone for event in seen)
-    assert [list(delta.added) for delta in seen[-1].prefixes] == [[b"b" * 16]]
+    assert [list(delta.added) for delta in seen[-1].prefixes] == [[b"a" * 16, b"b" * 16]]
     assert sum(event.snapshot for event in seen) == 1
     watch.cancel()

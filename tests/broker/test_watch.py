@@ -201,6 +201,15 @@ def test_events_name_the_net_difference_of_a_batch(make_worker: Make) -> None:
     assert (list(delta.added), list(delta.removed)) == ([name(4)], [name(1)])
 
 
+def test_a_new_incarnation_comes_with_its_whole_prefix_cache(make_worker: Make) -> None:
+    """A watcher may forget a replaced worker or keep it: both end with the same names."""
+    cluster = Cluster()
+    cluster.apply([Change("w", make_worker("w", incarnation=1), frozenset({name(1), name(2)}))])
+    [event] = cluster.apply([Change("w", make_worker("w", incarnation=2), frozenset({name(2), name(3)}))])[""]
+    [delta] = event.prefixes
+    assert (list(delta.added), list(delta.removed)) == ([name(2), name(3)], [name(1)])
+
+
 def test_large_prefix_caches_are_split_over_events(make_worker: Make) -> None:
     """No message comes near the size limit; only the first one says snapshot."""
     cluster = Cluster()
@@ -220,9 +229,9 @@ def test_workers_missing_after_a_loss_of_data_get_time_to_come_back(make_worker:
         cluster.apply([Change(worker_id, make_worker(worker_id), frozenset({name(1)}))])
     empty = Snapshot(Position("new", 0))
     assert cluster.load(empty, 100.0, 5.0) == {}
-    returned = make_worker("back", address="127.0.0.1:1")
+    returned = make_worker("back", incarnation=2)
     [event] = cluster.apply([Change("back", returned, frozenset({name(1), name(2)}))])[""]
-    assert [list(delta.added) for delta in event.prefixes] == [[name(2)]]
+    assert [list(delta.added) for delta in event.prefixes] == [[name(1), name(2)]]
     assert cluster.drop_overdue(104.9) == {}
     [event] = cluster.drop_overdue(105.0)[""]
     assert list(event.gone) == ["dead"]

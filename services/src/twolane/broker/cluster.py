@@ -1,7 +1,8 @@
 """The broker's own copy of the cluster, and the events that bring a watcher's copy up to date.
 
 upkeep.py feeds it from the state; watch.py hands its events out. Events name the net difference of
-a batch, so a worker is never both joined and gone in one of them.
+a batch, so a worker is never both joined and gone in one of them. A worker with a new incarnation
+comes with its whole prefix cache.
 """
 
 from __future__ import annotations
@@ -159,15 +160,14 @@ class _Edit:
         after, names = self._cluster.workers[worker_id], self._cluster.prefixes[worker_id]
         if after != before:
             events[audience].workers.append(after)
-        if before is None:
-            delta = PrefixDelta(worker_id=worker_id, added=sorted(names))
+        had = {} if before is None else self._had[worker_id]
+        removed = [name for name, was in had.items() if was and name not in names]
+        if before is None or before.incarnation != after.incarnation:
+            # A new incarnation is a new worker to whoever forgets the old one: it is told everything.
+            added = sorted(names)
         else:
-            had = self._had[worker_id]
-            delta = PrefixDelta(
-                worker_id=worker_id,
-                added=[name for name, was in had.items() if not was and name in names],
-                removed=[name for name, was in had.items() if was and name not in names],
-            )
+            added = [name for name, was in had.items() if not was and name in names]
+        delta = PrefixDelta(worker_id=worker_id, added=added, removed=removed)
         if delta.added or delta.removed:
             events[audience].prefixes.append(delta)
 
