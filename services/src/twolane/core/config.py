@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
 from twolane.core.errors import ConfigError
 
 

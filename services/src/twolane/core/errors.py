@@ -54,6 +54,12 @@ class InvalidRequest(TwolaneError):
     code, grpc_status, http_status = "invalid_request", "INVALID_ARGUMENT", 400
 
 
+class MethodNotAllowed(InvalidRequest):
+    """The address exists, but not for this HTTP method."""
+
+    code, http_status = "method_not_allowed", 405
+
+
 class ContextTooLong(InvalidRequest):
     """Prompt plus answer exceed the model's context."""
 
