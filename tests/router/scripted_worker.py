@@ -45,6 +45,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
 
     Attributes:
         held: it steps only when `step` is called.
+        steps_per_message: tokens of one request in one message.
+        most_tokens: length of answers in place of what was asked for.
         peers: workers by id, for the handover.
         requests: those that run, by id.
         submits: everything ever submitted, in order.
@@ -60,6 +62,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     incarnation: int = 1
     held: bool = False
     steps_per_message: int = 1
+    most_tokens: int | None = None
     peers: dict[str, ScriptedWorker] = field(default_factory=dict)
     requests: dict[str, ScriptedRequest] = field(default_factory=dict)
     submits: list[worker_pb2.Submit] = field(default_factory=list)
@@ -151,8 +154,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     ) -> ScriptedRequest:
         self.submits.append(submit)
         tokens = self.script(submit)
-        request = ScriptedRequest(submit, out, tokens[: submit.sampling.max_tokens])
-        if len(tokens) > submit.sampling.max_tokens:
+        most = self.most_tokens or submit.sampling.max_tokens
+        request = ScriptedRequest(submit, out, tokens[:most])
+        if len(tokens) > most:
             request.ends_with = types_pb2.FINISH_REASON_LENGTH
         if submit.phase == worker_pb2.PHASE_DECODE:
             request.may_run, request.sent = False, 1
