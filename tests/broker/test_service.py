@@ -112,6 +112,7 @@ async def test_heartbeats_of_unknown_workers_ask_them_to_register(running: Any, 
     beat = pb.HeartbeatRequest(worker_id="w", incarnation=new)
     assert await running.stub.Heartbeat(beat) == pb.HeartbeatResponse()
     running.clock.now_s += 1001
+    await running.broker.upkeep.sweep_once()
     assert isinstance(await refused(running.stub.Heartbeat(beat)), NotFound)
 
 

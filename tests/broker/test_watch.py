@@ -114,6 +114,24 @@ async def test_a_silent_worker_is_announced_as_gone(running: Any, make_worker: M
     copy.call.cancel()
 
 
+async def test_a_broker_that_was_held_up_hears_workers_before_it_sweeps(
+    running: Any, make_worker: Make
+) -> None:
+    """After a pause longer than a worker's time to live, the first sweep is skipped."""
+    incarnation = await register(running, make_worker("w"))
+    beat = pb.HeartbeatRequest(worker_id="w", incarnation=incarnation)
+    sweep = running.broker.upkeep._sweep_unless_held_up
+    running.clock.now_s += 5000
+    await sweep()
+    await running.stub.Heartbeat(beat)
+    running.clock.now_s += 500
+    await sweep()
+    assert running.metric("workers_lost_total") == 0
+    running.clock.now_s += 700
+    await sweep()
+    assert running.metric("workers_lost_total") == 1
+
+
 async def test_a_watcher_of_one_model_hears_of_no_other(running: Any, make_worker: Make) -> None:
     """Not in the snapshot and not in changes; a worker that changes its model leaves."""
     await register(running, make_worker("m1"), 1)

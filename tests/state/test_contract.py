@@ -162,6 +162,22 @@ async def test_heartbeats_keep_a_worker_alive(store: Any, make_worker: Make) -> 
     assert [worker.worker_id for worker in await store.state.workers()] == ["kept"]
 
 
+async def test_a_late_heartbeat_counts_until_a_sweep(store: Any, make_worker: Make) -> None:
+    """A store that was held up loses nobody who still speaks; followers see the worker all along."""
+    given = await store.state.register(make_worker("late"), [name(1)], store.short_ttl_s)
+
+    async def no_longer_lives() -> bool:
+        return bool(await store.state.workers() == [])
+
+    await store.until(no_longer_lives)
+    snapshot = await store.state.snapshot()
+    assert snapshot.prefixes == {"late": {name(1)}}
+    assert await store.state.heartbeat(beat("late", given.incarnation, added=(name(2),)), LONG_S)
+    assert (await store.state.sweep()).gone_workers == ()
+    assert [worker.worker_id for worker in await store.state.workers()] == ["late"]
+    assert await store.state.prefixes("late") == {name(1), name(2)}
+
+
 async def test_an_old_incarnation_cannot_deregister_its_successor(store: Any, make_worker: Make) -> None:
     """A process that shuts down late leaves the new one alone."""
     old = (await store.state.register(make_worker("w"), [], LONG_S)).incarnation

@@ -48,6 +48,7 @@ class Upkeep:
         self._clock = clock
         self._position: Position | None = None
         self._lost = False
+        self._swept_s = clock()
         self._troubles: dict[str, str] = {}
 
     def trouble(self) -> str | None:
@@ -68,7 +69,7 @@ class Upkeep:
 
     async def sweep_forever(self) -> None:
         """Runs `sweep_once` at every heartbeat interval until cancelled."""
-        await self._forever("sweep", self.sweep_once, self._config.heartbeat_interval_s)
+        await self._forever("sweep", self._sweep_unless_held_up, self._config.heartbeat_interval_s)
 
     async def follow_once(self) -> None:
         """Loads a snapshot, or waits for changes and hands them on."""
@@ -94,6 +95,16 @@ class Upkeep:
             log.warning("worker went silent", extra={"worker_id": worker_id})
         if swept.expired_leases:
             log.warning("leases expired", extra={"lease_ids": list(swept.expired_leases[:20])})
+
+    async def _sweep_unless_held_up(self) -> None:
+        """Skips a sweep after a pause of this process: heartbeats sent meanwhile wait to be read."""
+        now = self._clock()
+        held_up_s = now - self._swept_s - self._config.heartbeat_interval_s
+        self._swept_s = now
+        if held_up_s > self._config.worker_ttl_s / 2:
+            log.warning("the broker was held up", extra={"held_up_s": round(held_up_s, 3)})
+            return
+        await self.sweep_once()
 
     async def _load(self) -> None:
         snapshot = await self._state.snapshot()

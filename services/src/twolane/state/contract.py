@@ -23,7 +23,11 @@ from twolane.v1.transfer_pb2 import Lease
 
 
 class BrokerState(Protocol):
-    """Workers, their prefix caches, leases, and a feed of what changed."""
+    """Workers, their prefix caches, leases, and a feed of what changed.
+
+    A worker lives until its time to live has passed; it is removed, and reported as gone, by the next
+    sweep.
+    """
 
     async def register(self, worker: WorkerInfo, prefixes: Collection[bytes], ttl_s: float) -> Registration:
         """Lets a worker in under a new incarnation, greater than any given before to anyone.
@@ -35,7 +39,11 @@ class BrokerState(Protocol):
         ...
 
     async def heartbeat(self, beat: Heartbeat, ttl_s: float) -> bool:
-        """Prolongs a worker's life and applies its changes; False: no such living incarnation."""
+        """Prolongs a worker's life and applies its changes; False: no such incarnation.
+
+        One that came too late still counts as long as no sweep has removed the worker: a store that was
+        held up must not lose everybody.
+        """
         ...
 
     async def deregister(self, worker_id: str, incarnation: int) -> bool:
@@ -85,7 +93,7 @@ class BrokerState(Protocol):
         ...
 
     async def snapshot(self) -> Snapshot:
-        """Everything a follower needs to begin with."""
+        """Everything a follower needs to begin with: all workers that no sweep has removed yet."""
         ...
 
     async def changes(self, after: Position, wait_s: float) -> Changes | None:

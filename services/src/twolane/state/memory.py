@@ -79,7 +79,7 @@ class MemoryState:
 
     async def heartbeat(self, beat: Heartbeat, ttl_s: float) -> bool:
         """See BrokerState."""
-        worker = self._find(beat.worker_id)
+        worker = self._workers.get(beat.worker_id)
         if worker is None or worker.info.incarnation != beat.incarnation:
             return False
         worker.expires_s = self._clock() + ttl_s
@@ -170,11 +170,11 @@ class MemoryState:
 
     async def snapshot(self) -> Snapshot:
         """See BrokerState."""
-        living = self._living()
+        known = self._workers
         return Snapshot(
             Position(self._generation, self._sequence),
-            {worker.info.worker_id: copy_of(worker.info) for worker in living},
-            {worker.info.worker_id: frozenset(worker.prefixes) for worker in living},
+            {worker_id: copy_of(worker.info) for worker_id, worker in known.items()},
+            {worker_id: frozenset(worker.prefixes) for worker_id, worker in known.items()},
         )
 
     async def changes(self, after: Position, wait_s: float) -> Changes | None:

@@ -106,7 +106,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All living workers and their prefix caches; every change after `position` comes on top.
+    """All workers and their prefix caches; every change after `position` comes on top.
 
     A change before the position may be included already: applying changes twice does no harm.
     """

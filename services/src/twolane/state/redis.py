@@ -100,7 +100,7 @@ class RedisState:
         """See BrokerState."""
         if worker_id not in await self.find_workers([worker_id]):
             return frozenset()
-        return frozenset(await self._link.members(f"prefix:{worker_id}"))
+        return await self._names_of(worker_id)
 
     async def prefix_entries(self) -> int:
         """See BrokerState."""
@@ -150,8 +150,9 @@ class RedisState:
         """See BrokerState."""
         # The position first: what changes while the caches are read is in the feed once more.
         position = await self._position()
-        workers = {info.worker_id: info for info in await self.workers()}
-        caches = {worker_id: await self.prefixes(worker_id) for worker_id in workers}
+        found = await self._link.run(redis_scripts.FIND_UNSWEPT)
+        workers = {item[0].decode(): _worker(item[1], item[2]) for item in found}
+        caches = {worker_id: await self._names_of(worker_id) for worker_id in workers}
         return Snapshot(position, workers, caches)
 
     async def changes(self, after: Position, wait_s: float) -> Changes | None:
@@ -173,6 +174,9 @@ class RedisState:
         """See BrokerState."""
         await self._link.close()
 
+    async def _names_of(self, worker_id: str) -> frozenset[bytes]:
+        return frozenset(await self._link.members(f"prefix:{worker_id}"))
+
     async def _position(self) -> Position:
         generation, sequence, cursor = await self._link.run(redis_scripts.POSITION)
         return Position(generation.decode(), int(sequence), cursor.decode())
@@ -192,7 +196,7 @@ class RedisState:
         worker = _worker(entry[b"incarnation"], entry[b"info"])
         if b"joined" in entry:
             # Read late, so it may hold later changes already; those come again and do no harm.
-            return Change(worker.worker_id, worker, await self.prefixes(worker.worker_id))
+            return Change(worker.worker_id, worker, await self._names_of(worker.worker_id))
         return Change(worker.worker_id, worker, None, _names(entry[b"added"]), _names(entry[b"removed"]))
 
 

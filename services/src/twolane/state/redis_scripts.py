@@ -121,8 +121,8 @@ HEARTBEAT = (
     _PRELUDE
     + """
 local worker, ttl, status, n_added = ARGV[2], tonumber(ARGV[3]), ARGV[5], tonumber(ARGV[6])
-if ARGV[4] == '0' or incarnation_of(worker) ~= ARGV[4] then return 0 end
-local known = redis.call('HMGET', key('worker:' .. worker), 'fixed', 'status')
+local known = redis.call('HMGET', key('worker:' .. worker), 'fixed', 'status', 'incarnation')
+if known[3] ~= ARGV[4] then return 0 end
 redis.call('HSET', key('worker:' .. worker), 'status', status)
 in_chunks('SADD', 'prefix:' .. worker, 7, 6 + n_added)
 in_chunks('SREM', 'prefix:' .. worker, 7 + n_added, #ARGV)
@@ -164,6 +164,19 @@ for _, worker in ipairs(asked) do
     local known = redis.call('HMGET', key('worker:' .. worker), 'fixed', 'status')
     found[#found + 1] = {worker, incarnation, known[1] .. known[2]}
   end
+end
+return found
+"""
+)
+
+# Answers the same for every worker that no sweep has removed.
+FIND_UNSWEPT = (
+    _PRELUDE
+    + """
+local found = {}
+for _, worker in ipairs(redis.call('ZRANGE', key('workers'), 0, -1)) do
+  local known = redis.call('HMGET', key('worker:' .. worker), 'incarnation', 'fixed', 'status')
+  if known[1] then found[#found + 1] = {worker, known[1], known[2] .. known[3]} end
 end
 return found
 """
