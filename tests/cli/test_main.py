@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,10 @@ def _run_as(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> Non
 @pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.name)
 def test_every_verb_has_a_module(verb: cli.Verb) -> None:
     """A verb in the help can be run."""
-    assert importlib.util.find_spec(verb.module) is not None
+    spec = importlib.util.find_spec(verb.module)
+    assert spec is not None
+    assert spec.origin is not None
+    assert f"\ndef {verb.function}(" in Path(spec.origin).read_text(encoding="utf-8")
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,11 +21,12 @@ STATUS_INTERRUPTED = 128 + signal.SIGINT
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """What runs under a name: `module` has a `main(argv) -> int`."""
+    """What runs under a name: `function` of `module`, from arguments to an exit status."""
 
     name: str
     module: str
     summary: str
+    function: str = "main"
 
 
 VERBS = (
@@ -35,8 +36,10 @@ VERBS = (
     Verb("worker", "twolane.worker.main", "run a worker: prefill, decode or mixed"),
     Verb("broker", "twolane.broker.main", "run the broker: leases, registry, prefix index"),
     Verb("bench serve", "twolane.bench.main", "replay a trace against an OpenAI address"),
-    Verb("bench policies", "twolane.bench.policies", "compare scheduling policies in the simulator"),
-    Verb("simulate", "twolane.sim.main", "simulate a cluster under a trace"),
+    Verb(
+        "bench policies", "twolane.sim.command", "compare scheduling policies in simulation", "compare_main"
+    ),
+    Verb("simulate", "twolane.sim.command", "simulate a cluster under a trace", "simulate_main"),
     Verb("version", "twolane.cli.version", "print the version"),
 )
 
@@ -100,7 +103,7 @@ def _run(verb: Verb, args: list[str]) -> int:
 
     try:
         watch_launcher()
-        run: Callable[[list[str]], int] = importlib.import_module(verb.module).main
+        run: Callable[[list[str]], int] = getattr(importlib.import_module(verb.module), verb.function)
         return run(args)
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED
