@@ -1,0 +1,147 @@
+"""Measures the engine on CPU against transformers: generate at equal batch, and continuous batching.
+
+Run by hand: `python tests/bench/engine_cpu.py [--rounds 5] [--json FILE]`. All parties run one after the other in
+every round, on the same random model, prompts and thread count; the result is the ratio within a round, in elapsed
+time and in processor time (which other load on the machine disturbs less).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from twolane.core.request import SamplingParams
+from twolane.engine.config import EngineConfig
+from twolane.engine.engine import Engine
+from twolane.engine.sequence import Row, Sequence
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 4096,
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+def engine_answers(engine: Engine, prompts: list[list[int]], n_new: int) -> list[list[int]]:
+    """Greedy answers by the engine: one prefill step, then decode steps over all rows."""
+    greedy = SamplingParams(max_tokens=n_new, temperature=0.0)
+    page_tokens = engine.fingerprint.page_tokens
+    sequences = []
+    for prompt in prompts:
+        pages = engine.pool.allocate(-(-(len(prompt) + n_new) // page_tokens))
+        sequences.append(Sequence("bench", list(prompt), len(prompt), greedy, page_ids=pages))
+    rows = [Row(sequence, len(sequence.tokens), True) for sequence in sequences]
+    for _ in range(n_new):
+        for sequence, drawn in zip(sequences, engine.step(rows), strict=True):
+            assert drawn is not None
+            sequence.tokens.append(drawn.token_id)
+        rows = [Row(sequence, 1, True) for sequence in sequences]
+    for sequence in sequences:
+        engine.pool.release(sequence.page_ids)
+    return [list(sequence.tokens[sequence.n_prompt :]) for sequence in sequences]
+
+
+def generate_answers(model: Any, prompts: list[list[int]], n_new: int) -> list[list[int]]:
+    """Greedy answers by transformers' generate on one dense batch of equally long prompts."""
+    ids = torch.tensor(prompts)
+    with torch.inference_mode():
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=n_new, do_sample=False, pad_token_id=0
+        )
+    return out[:, ids.shape[1] :].tolist()  # type: ignore[no-any-return]
+
+
+def continuous_answers(model: Any, prompts: list[list[int]], n_new: int) -> list[list[int]]:
+    """Greedy answers by transformers' continuous batching."""
+    config = transformers.GenerationConfig(max_new_tokens=n_new, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    results = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
+    return [results[key].generated_tokens for key in sorted(results)]
+
+
+Rates = dict[str, list[tuple[float, float]]]
+
+
+def measure(parties: dict[str, Callable[[], list[list[int]]]], rounds: int, n_tokens: int) -> Rates:
+    """Tokens per second, elapsed and processor, of each party in each round; the first round only warms up."""
+    rates: Rates = {name: [] for name in parties}
+    for number in range(rounds + 1):
+        for name, run in parties.items():
+            began, began_cpu = time.perf_counter(), time.process_time()
+            answers = run()
+            elapsed_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+            if sum(len(answer) for answer in answers) != n_tokens:
+                raise RuntimeError(f"{name} gave {[len(answer) for answer in answers]} tokens")
+            if number:
+                rates[name].append((n_tokens / elapsed_s, n_tokens / cpu_s))
+    return rates
+
+
+def report(case: str, rates: Rates) -> dict[str, Any]:
+    """Prints medians, and least, median and largest ratio of the engine to each other party within rounds."""
+    line: dict[str, Any] = {"case": case}
+    for kind, what in enumerate(("elapsed", "cpu")):
+        ours = [rate[kind] for rate in rates["engine"]]
+        for name, pairs in rates.items():
+            values = [rate[kind] for rate in pairs]
+            line[f"{name} tok/s {what}"] = round(statistics.median(values), 1)
+            if name != "engine":
+                ratios = sorted(own / other for own, other in zip(ours, values, strict=True))
+                spread = (ratios[0], statistics.median(ratios), ratios[-1])
+                line[f"engine/{name} {what}"] = [round(ratio, 2) for ratio in spread]
+    print(json.dumps(line), flush=True)
+    return line
+
+
+def main() -> None:
+    """Runs every case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        (Path(folder) / "tokenizer.json").write_text("{}")
+        engine = Engine.load(EngineConfig(Path(folder), device="cpu", kv_memory_bytes=512 << 20))
+    lines = []
+    for batch in args.batches:
+        prompts = torch.randint(0, SHAPE["vocab_size"], (batch, args.prompt)).tolist()
+        parties: dict[str, Callable[[], list[list[int]]]] = {
+            "engine": lambda prompts=prompts: engine_answers(engine, prompts, args.new),
+            "generate": lambda prompts=prompts: generate_answers(model, prompts, args.new),
+        }
+        if batch == 16:
+            parties["continuous"] = lambda prompts=prompts: continuous_answers(model, prompts, args.new)
+        lines.append(report(f"batch {batch}", measure(parties, args.rounds, batch * args.new)))
+    if args.json:
+        args.json.write_text(json.dumps(lines, indent=1))
+
+
+if __name__ == "__main__":
+    main()
