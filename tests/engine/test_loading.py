@@ -24,7 +24,7 @@ Make = Callable[..., Path]
 
 def load(folder: Path, **settings: Any) -> Engine:
     """An engine with a small pool."""
-    given = {"n_pages": 16, "max_model_len": 64, "device": "cpu"} | settings
+    given: dict[str, Any] = {"n_pages": 16, "max_model_len": 64, "device": "cpu"} | settings
     return Engine.load(EngineConfig(folder, **given))
 
 
@@ -153,7 +153,7 @@ def shard(folder: Path) -> None:
     """Splits the single weight file in three with an index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(3):
         part = dict(list(tensors.items())[number::3])
         save_file(part, folder / f"model-{number}.safetensors")

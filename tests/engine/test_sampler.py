@@ -25,7 +25,7 @@ def sequence(n_generated: int = 0, tokens: list[int] | None = None, **sampling: 
 
 
 def draws(logits: torch.Tensor, n: int, seed: int = 0, **sampling: Any) -> list[int]:
-    """`n` draws from one distribution: the first 500 positions of as many answers as needed, seeds in a row."""
+    """`n` draws from one distribution: the first 500 positions of as many answers as it takes."""
     drawn: list[int] = []
     for answer in range(-(-n // 500)):
         rows = [sequence(index, seed=seed + answer, **sampling) for index in range(min(500, n))]

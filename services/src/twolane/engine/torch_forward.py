@@ -68,7 +68,7 @@ class TorchForward:
         return decode + [index for index, row in enumerate(rows) if row.n_tokens > 1]
 
     def run(self, rows: Rows[Row], batch: Batch) -> torch.Tensor:
-        """Computes one step packed in the order that `order` gave; logits [S, vocab_size] of the sampled rows."""
+        """Computes one step packed in the order that `order` gave; logits [S, vocab_size]."""
         spec, model = self._model.spec, self._model
         step = self._plan(rows, batch)
         residual = model.embed(torch.from_numpy(batch.ids))
