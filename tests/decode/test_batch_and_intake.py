@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from twolane.core.prefix import page_hashes
 from twolane.core.request import SamplingParams
+from twolane.decode.admission import Admission
 from twolane.decode.batch import DecodeBatch, give_back
 from twolane.decode.intake import Arriving, Intake
 from twolane.engine.pages import PagePool
 from twolane.engine.sequence import Sequence
+from twolane.policies.decode import DecodeSettings, decode_by_name
 
 PAGE_TOKENS = 4
 
@@ -87,15 +89,33 @@ def test_arriving_prompts_reserve_in_order_and_skip_what_is_cached() -> None:
     """One that does not fit holds back those behind it, so that it is not starved."""
     pool = PagePool(6, PAGE_TOKENS)
     give_back(pool, sequence("before", 8, pool))
-    intake = Intake(pool)
+    policy = decode_by_name("aggressive", DecodeSettings(use_limit=1.0))
+    intake = Intake(pool, Admission(policy, pool, max_rows=8))
     cached, big, small = sequence("cached", 8), sequence("big", 20), sequence("small", 2)
     for each in (cached, big, small):
         intake.add(Arriving(each))
-    (reserved,) = intake.reserve()
+    (reserved,) = intake.reserve(0.0, [])
     assert (reserved.sequence, reserved.skip_tokens) == (cached, 8)
     # Two pages of the prompt and one for the first token to come.
     assert len(cached.page_ids) == 3
     assert (intake.waiting, len(intake)) == (2, 3)
     assert intake.remove("big") is not None
-    assert [each.sequence for each in intake.reserve()] == [small]
+    assert [each.sequence for each in intake.reserve(0.0, [])] == [small]
     assert intake.remove("nobody") is None
+
+
+def test_answers_that_may_outgrow_the_pool_wait_until_lengths_are_known() -> None:
+    """Past-Future admits by predicted memory: pessimistic at first, by experience later."""
+    pool = PagePool(10, PAGE_TOKENS)
+    settings = DecodeSettings(max_output_tokens=100, reserve=0.0, window=200)
+    intake = Intake(pool, Admission(decode_by_name("past_future", settings), pool, max_rows=8))
+    for index in range(2):
+        intake.add(Arriving(sequence(f"first{index}", 4)))
+    (first,) = intake.reserve(0.0, [])
+    assert intake.reserve(0.0, []) == []
+    for index in range(200):
+        past = sequence(f"past{index}", 4)
+        past.tokens.append(1)
+        intake.admission.finished(past)
+    assert [each.sequence.request_id for each in intake.reserve(0.0, [])] == ["first1"]
+    assert first.sequence.request_id == "first0"

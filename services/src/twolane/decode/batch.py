@@ -53,11 +53,15 @@ class DecodeBatch:
                 preempted += self._make_room(sequence)
         return list(self._running.values()), preempted
 
+    def members(self) -> list[Sequence]:
+        """All sequences, in order of admission."""
+        return [*self._running.values(), *self._ready]
+
     def predicted_peak_pages(self) -> int:
         """Pages the sequences would hold if each ran to its limit."""
         page_tokens = self._pool.page_tokens
-        members = [*self._running.values(), *self._ready]
-        return sum(-(-(each.n_prompt + each.sampling.max_tokens) // page_tokens) for each in members)
+        lengths = [each.n_prompt + each.sampling.max_tokens for each in self.members()]
+        return sum(-(-length // page_tokens) for length in lengths)
 
     def _make_room(self, sequence: Sequence) -> list[Sequence]:
         preempted: list[Sequence] = []

@@ -1,15 +1,16 @@
 """Room for prompts that another worker computes: pages first, then a lease, then the offer.
 
-The worker reserves here when a router submits the decode half of a request. Requests that find no page
-wait in order; leases are kept alive while the prefill worker still queues.
+The worker reserves here when a router submits the decode half of a request. Requests that the policy
+does not admit yet, or that find no page, wait in order.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 
 from twolane.core.prefix import page_hashes
+from twolane.decode.admission import Admission
 from twolane.engine.pages import OutOfPages, PagePool
 from twolane.engine.sequence import Sequence
 
@@ -32,9 +33,10 @@ class Arriving:
 class Intake:
     """Requests that wait for pages, and those that have them and wait for their prompt."""
 
-    def __init__(self, pool: PagePool) -> None:
+    def __init__(self, pool: PagePool, admission: Admission) -> None:
         self._pool = pool
-        self._waiting: deque[Arriving] = deque()
+        self.admission = admission
+        self._waiting: dict[str, Arriving] = {}
         self._reserved: dict[str, Arriving] = {}
 
     def __len__(self) -> int:
@@ -47,14 +49,25 @@ class Intake:
 
     def add(self, arriving: Arriving) -> None:
         """Queues a request behind those that already wait for pages."""
-        self._waiting.append(arriving)
+        self._waiting[arriving.sequence.request_id] = arriving
 
-    def reserve(self) -> list[Arriving]:
-        """Reserves pages for waiting requests, in order, until one finds too few; returns the lucky ones."""
+    def reserve(self, now_s: float, running: Listed[Sequence]) -> list[Arriving]:
+        """Reserves pages for the waiting requests that the policy admits, in order; returns those.
+
+        Args:
+            now_s: for the policy.
+            running: sequences that decode here, in order of admission.
+        """
+        if not self._waiting:
+            return []
+        holding = [*running, *(each.sequence for each in self._reserved.values())]
+        wanting = [each.sequence for each in self._waiting.values()]
         reserved = []
-        while self._waiting and self._take_pages(self._waiting[0]):
-            arriving = self._waiting.popleft()
-            self._reserved[arriving.sequence.request_id] = arriving
+        for request_id in self.admission.admit(now_s, holding, wanting):
+            arriving = self._waiting[request_id]
+            if not self._take_pages(arriving):
+                break
+            self._reserved[request_id] = self._waiting.pop(request_id)
             reserved.append(arriving)
         return reserved
 
@@ -64,13 +77,7 @@ class Intake:
 
     def remove(self, request_id: str) -> Arriving | None:
         """Takes a request out, waiting or reserved; its pages stay with its sequence."""
-        if (arriving := self._reserved.pop(request_id, None)) is not None:
-            return arriving
-        for arriving in self._waiting:
-            if arriving.sequence.request_id == request_id:
-                self._waiting.remove(arriving)
-                return arriving
-        return None
+        return self._reserved.pop(request_id, None) or self._waiting.pop(request_id, None)
 
     def lease_ids(self) -> dict[str, str]:
         """Leases of reserved requests, with the request's id."""

@@ -54,10 +54,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PrefillBatch:
-    """Chunks to compute in the next step, or when to ask again."""
+    """Chunks to compute in the next step, or when to ask again.
+
+    Attributes:
+        chunks: prompts with the tokens of each to compute.
+        wake_s: ask again at this time at the latest; None: when something changes.
+        whole: all that the policy asked for is in it, so that its time tells the policy something.
+    """
 
     chunks: tuple[tuple[Prompt, int], ...] = ()
     wake_s: float | None = None
+    whole: bool = True
 
 
 class PrefillQueue:
@@ -116,6 +123,7 @@ class PrefillQueue:
         view = PrefillView(waiting, self._memory, self._last_batch_s, self._last_lane)
         decision = self.policy.decide(now_s, view)
         self._memory = decision.memory
+        self._last_batch_s = None
         chunks = []
         for chunk in decision.chunks:
             prompt = self._prompts[chunk.request_id]
@@ -123,11 +131,11 @@ class PrefillQueue:
                 break
             # The cache may hold more than when the policy looked.
             chunks.append((prompt, min(chunk.tokens, prompt.remaining_tokens)))
-        return PrefillBatch(tuple(chunks), decision.wake_s)
+        return PrefillBatch(tuple(chunks), decision.wake_s, whole=len(chunks) == len(decision.chunks))
 
     def settle(self, batch: PrefillBatch, seconds: float) -> list[Prompt]:
         """Records a computed batch, names its full pages and returns the prompts that are complete."""
-        self._last_batch_s = seconds
+        self._last_batch_s = seconds if batch.whole else None
         complete = []
         for prompt, _tokens in batch.chunks:
             self._last_lane = prompt.lane

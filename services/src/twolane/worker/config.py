@@ -56,6 +56,8 @@ class WorkerConfig(ProcessConfig):
 
     scheduler: str = "laps_fixed"
     """Prefill policy."""
+    decode_policy: str = "past_future"
+    """Policy that admits prompts of other workers to this one's pages."""
     short_max_uncached_tokens: Positive = 256
     """Longest uncached prompt of the short lane, in tokens."""
     window_ms: Annotated[float, Field(ge=0)] = 5.0

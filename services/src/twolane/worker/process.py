@@ -16,10 +16,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from twolane.core.request import Lane, Role
+from twolane.decode.admission import Admission
 from twolane.decode.batch import DecodeBatch
 from twolane.decode.intake import Intake
 from twolane.engine.config import EngineConfig, LoadProgress
 from twolane.engine.engine import Engine
+from twolane.policies.decode import decode_by_name
 from twolane.policies.registry import by_name
 from twolane.policies.settings import PrefillSettings
 from twolane.prefill.queue import PrefillQueue
@@ -151,8 +153,12 @@ class WorkerProcess:
         )
         policy = by_name(config.scheduler, settings)
         prefill = PrefillQueue(policy, engine.pool, settings)
+        admission = Admission(decode_by_name(config.decode_policy), engine.pool, config.max_decode_rows)
         self._parts = Parts(
-            engine.pool, prefill, DecodeBatch(engine.pool, config.max_decode_rows), Intake(engine.pool)
+            engine.pool,
+            prefill,
+            DecodeBatch(engine.pool, config.max_decode_rows),
+            Intake(engine.pool, admission),
         )
         fingerprint = engine.fingerprint
         limits = Limits(fingerprint.vocab_size, fingerprint.max_model_len, config.max_waiting)

@@ -218,7 +218,7 @@ class RequestTable:
 
     def reserve_pages(self) -> None:
         """Gives free pages to requests that wait for them and starts arranging their leases."""
-        for arriving in self._parts.intake.reserve():
+        for arriving in self._parts.intake.reserve(self._now(), self._parts.decode.members()):
             request = self._requests[arriving.sequence.request_id]
             request.state = State.RECEIVING
             task = asyncio.create_task(self._arrange(request, arriving), name=f"lease-{request.request_id}")
@@ -352,6 +352,9 @@ class RequestTable:
             request.timer.cancel()
         self._log_end(request, outcome, error)
         self._spans.end(request, outcome)
+        self._parts.intake.admission.forget(request.request_id)
+        if outcome == "finished" and request.phase is not Phase.PREFILL:
+            self._parts.intake.admission.finished(request.sequence)
         self._metrics.ended.labels(outcome).inc()
         self._parts.prefill.remove(request.request_id)
         self._parts.decode.remove(request.request_id)
