@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
+# Before anything that imports gRPC: it quiets gRPC's C core.
+import twolane.telemetry  # noqa: F401
 from twolane.broker.config import BrokerConfig
 from twolane.broker.metrics import BrokerMetrics
 from twolane.broker.service import BrokerService

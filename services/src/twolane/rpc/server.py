@@ -66,7 +66,9 @@ class RpcServer:
         await self._health.set(LIVENESS, _SERVING)
         await self.set_ready(False)
         try:
-            self.port = self.aio.add_insecure_port(f"{self._host}:{self.port}")
+            # An IPv6 address needs brackets before its port.
+            host = f"[{self._host}]" if ":" in self._host and self._host[0] != "[" else self._host
+            self.port = self.aio.add_insecure_port(f"{host}:{self.port}")
         except RuntimeError as error:
             await self.stop(0.0)
             raise ConfigError(
