@@ -1,0 +1,65 @@
+"""Conditions of a ModelDeployment, and the roll-up that `kubectl get md` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from twolane.operator.resources.shape import Json
+
+Status = Literal["True", "False", "Unknown"]
+ROLLED_UP = ("ModelLoaded", "PrefillReady", "DecodeReady", "RouterReady", "BrokerReady", "ScalingActive")
+"""Conditions that must be True for Ready, in the order in which a reason is looked for."""
+ORDER = ("BrokerReady", "ModelLoaded", "PrefillReady", "DecodeReady", "RouterReady", "ScalingActive")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition without its times."""
+
+    type: str
+    status: Status
+    reason: str
+    message: str
+
+
+def ready(conditions: Mapping[str, Condition]) -> Condition:
+    """Ready: True when every rolled-up condition is; else the first cause in the order of dependence."""
+    for name in ORDER:
+        condition = conditions[name]
+        if condition.status != "True":
+            return Condition("Ready", condition.status, condition.reason, f"{name}: {condition.message}")
+    degraded = [item for item in conditions.values() if item.reason == "Degraded"]
+    if degraded:
+        words = "; ".join(item.message for item in degraded)
+        return Condition("Ready", "True", "Degraded", words)
+    return Condition("Ready", "True", "Serving", "all parts serve")
+
+
+def dated(
+    conditions: Iterable[Condition], before: Iterable[Json], generation: int, now: datetime
+) -> list[Json]:
+    """Conditions as the status holds them; the time of a transition stays while the status stays."""
+    previous = {item["type"]: item for item in before}
+    result = []
+    for condition in conditions:
+        old = previous.get(condition.type, {})
+        same = old.get("status") == condition.status
+        result.append(
+            {
+                "type": condition.type,
+                "status": condition.status,
+                "reason": condition.reason,
+                "message": condition.message,
+                "observedGeneration": generation,
+                "lastTransitionTime": old["lastTransitionTime"] if same else timestamp(now),
+            }
+        )
+    return result
+
+
+def timestamp(moment: datetime) -> str:
+    """A time as the API server writes it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,147 @@
+"""Judges the parts of a ModelDeployment: from counts and pods to conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from twolane.operator.build.workers import PoolPlan
+from twolane.operator.conditions import Condition
+from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL
+from twolane.operator.observed import Observed, RevisionState, label
+from twolane.operator.resources.model_deployment import ModelDeploymentSpec
+from twolane.operator.resources.shape import Json
+from twolane.operator.rollout import Wanted
+from twolane.operator.trouble import Trouble, has_started, worst_trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that conditions follow from.
+
+    Attributes:
+        observed: the observation.
+        spec: what was declared.
+        pools: the declared pools.
+        wanted: where the rollout goes; its pools hold the counts asked for.
+        states: what runs, by revision.
+        foreign_scalers: sentences about Deployments that somebody scales instead of their WorkerPool.
+    """
+
+    observed: Observed
+    spec: ModelDeploymentSpec
+    pools: Sequence[PoolPlan]
+    wanted: Wanted
+    states: Mapping[str, RevisionState]
+    foreign_scalers: Sequence[str] = ()
+
+    def ready(self, pool: str) -> int:
+        """Ready workers of a pool over all revisions."""
+        return sum(state.pools[pool].ready for state in self.states.values() if pool in state.pools)
+
+    def trouble(self, slots: Sequence[str]) -> Trouble | None:
+        """The worst trouble of the pods of the wanted revision in these pools or components."""
+        revision = self.wanted.revision
+        pods = [pod for slot in slots for pod in self.observed.pods_of(revision, slot)]
+        deployments = [
+            child
+            for (kind, name), child in self.observed.children.items()
+            if kind == "Deployment" and name.endswith(revision) and _slot(child) in slots
+        ]
+        return worst_trouble(pods, deployments)
+
+
+def _slot(child: Json) -> str:
+    return label(child, POOL_LABEL) or label(child, COMPONENT_LABEL)
+
+
+def conditions_of(situation: Situation) -> dict[str, Condition]:
+    """Every condition but Ready, by type."""
+    found = [
+        _model(situation),
+        _role(situation, "PrefillReady", "prefill"),
+        _role(situation, "DecodeReady", "decode"),
+        _front(situation, "RouterReady", "router"),
+        _front(situation, "BrokerReady", "broker"),
+        _scaling(situation),
+        _rollout(situation),
+    ]
+    return {condition.type: condition for condition in found}
+
+
+def _model(situation: Situation) -> Condition:
+    names = [pool.name for pool in situation.pools]
+    places = [(state, name) for state in situation.states for name in names]
+    pods = [pod for place in places for pod in situation.observed.pods_of(*place)]
+    loaded = sum(has_started(pod) for pod in pods)
+    if loaded:
+        return Condition("ModelLoaded", "True", "Loaded", f"{loaded} of {len(pods)} workers have loaded it")
+    if not any(situation.wanted.pools.values()):
+        return Condition("ModelLoaded", "False", "ScaledToZero", "no worker is asked for")
+    return _failing("ModelLoaded", situation.trouble(names), "no worker has started yet")
+
+
+def _role(situation: Situation, kind: str, role: str) -> Condition:
+    pools = [pool.name for pool in situation.pools if pool.role in (role, "mixed")]
+    desired = sum(situation.wanted.pools[pool] for pool in pools)
+    ready = sum(situation.ready(pool) for pool in pools)
+    counts = f"{ready} of {desired} {role} workers are ready"
+    trouble = situation.trouble(pools)
+    empty = [pool for pool in pools if not situation.wanted.pools[pool]]
+    if empty:
+        return Condition(kind, "False", "ScaledToZero", f"pool {empty[0]} is asked to have no workers")
+    if all(situation.ready(pool) for pool in pools):
+        if ready >= desired:
+            return Condition(kind, "True", "AllReady", counts)
+        return Condition(kind, "True", "Degraded", counts + (f"; {trouble.message}" if trouble else ""))
+    return _failing(kind, trouble, counts)
+
+
+def _front(situation: Situation, kind: str, component: str) -> Condition:
+    counts = [getattr(state, component) for state in situation.states.values()]
+    ready = sum(count.ready for count in counts)
+    wanted = situation.wanted.routers if component == "router" else situation.wanted.brokers
+    words = f"{ready} of {wanted} {component}s are ready"
+    if ready >= wanted:
+        return Condition(kind, "True", "AllReady", words)
+    if ready:
+        return Condition(kind, "True", "Degraded", words)
+    return _failing(kind, situation.trouble([component]), words)
+
+
+def _failing(kind: str, trouble: Trouble | None, otherwise: str) -> Condition:
+    if trouble is None:
+        return Condition(kind, "False", "WaitingForPods", otherwise)
+    return Condition(kind, "False", trouble.reason, trouble.message)
+
+
+def _scaling(situation: Situation) -> Condition:
+    if situation.foreign_scalers:
+        return Condition("ScalingActive", "False", "ForeignScaler", "; ".join(situation.foreign_scalers))
+    message = "each pool has the count of its WorkerPool, held within its bounds"
+    scaling = situation.spec.scaling
+    ignored = [] if scaling is None else sorted(scaling.model_dump(by_alias=True, exclude_defaults=True))
+    if ignored:
+        message += f"; this version does not act on scaling.{', scaling.'.join(ignored)}"
+    return Condition("ScalingActive", "True", "ManualScale", message)
+
+
+def _rollout(situation: Situation) -> Condition:
+    revision = situation.wanted.revision
+    others = sorted(set(situation.states) - {revision})
+    for (kind, name), child in situation.observed.children.items():
+        if kind == "Deployment" and name.endswith(revision) and _is_stuck(child):
+            trouble = situation.trouble([_slot(child)])
+            words = trouble.message if trouble else f"{name} makes no progress"
+            return Condition("RolloutComplete", "False", "RolloutStuck", words)
+    if others:
+        words = f"revision {revision} replaces {', '.join(others)}"
+        return Condition("RolloutComplete", "False", "RollingOut", words)
+    if revision not in situation.states:
+        return Condition("RolloutComplete", "False", "RollingOut", f"revision {revision} is about to start")
+    return Condition("RolloutComplete", "True", "UpToDate", f"revision {revision} runs alone")
+
+
+def _is_stuck(deployment: Json) -> bool:
+    conditions = deployment.get("status", {}).get("conditions", [])
+    return any(item["type"] == "Progressing" and item["status"] == "False" for item in conditions)
