@@ -1,0 +1,184 @@
+"""Builds the programs of the test control plane from their public Go modules, once per set of versions.
+
+`python -m deploy.cluster build` and the cluster tests call `ensure`; it needs only Go and the module proxy.
+Results live in the user's cache folder, so a second checkout on the same machine builds nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+KUBERNETES = "1.34.4"
+ETCD = "3.6.5"
+KWOK = "0.7.0"
+HELM = "3.19.2"
+
+# A cold build of kube-apiserver on two slow cores.
+BUILD_TIMEOUT_S = 1800
+KUBE_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+_LINK = ("-trimpath", "-ldflags", "-s -w")
+_ETCD_MAIN = """package main
+
+import (
+\t"os"
+
+\t"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() { etcdmain.Main(os.Args) }
+"""
+
+
+class BuildError(RuntimeError):
+    """A program could not be built; the message ends with the compiler's last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program and how it comes about.
+
+    Attributes:
+        name: file name of the result.
+        version: release it is built from.
+        build: writes the program to the path it is given.
+    """
+
+    name: str
+    version: str
+    build: Callable[[Path], None]
+
+
+def cache_folder() -> Path:
+    """Where built programs are kept, by operating system and architecture."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return root / "twolane" / "cluster" / f"{platform.system()}-{platform.machine()}".lower()
+
+
+def ensure(*names: str) -> dict[str, Path]:
+    """Paths of the named programs; builds those that the cache lacks.
+
+    Raises:
+        BuildError: Go is missing, or a build fails or takes longer than BUILD_TIMEOUT_S.
+    """
+    return {name: _ensure(PROGRAMS[name]) for name in names}
+
+
+def _ensure(program: Program) -> Path:
+    target = cache_folder() / f"{program.name}-{program.version}"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.with_name(f".{target.name}.lock")):
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+                made = Path(folder) / program.name
+                program.build(made)
+                os.replace(made, target)
+    return target
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Two runs on one machine must not build the same thing twice at once."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _go(*args: str, folder: Path, environment: dict[str, str] | None = None) -> str:
+    if shutil.which("go") is None:
+        raise BuildError(
+            "building the test control plane needs Go 1.24 or newer on the PATH (https://go.dev/dl)"
+        )
+    everything = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", **(environment or {})}
+    try:
+        done = subprocess.run(
+            ["go", *args],
+            cwd=folder,
+            env=everything,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=BUILD_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"`go {' '.join(args)}` took longer than {BUILD_TIMEOUT_S} s") from error
+    if done.returncode:
+        raise BuildError(f"`go {' '.join(args)}` failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _kube_go_mod(version: str, folder: Path) -> str:
+    """A go.mod that requires one Kubernetes release.
+
+    Kubernetes names its own staging modules by a path inside its repository; outside of it each must be
+    replaced with the module published for the same release (v0.34.4 for v1.34.4).
+    """
+    listed = json.loads(_go("mod", "download", "-json", f"k8s.io/kubernetes@v{version}", folder=folder))
+    upstream = Path(listed["GoMod"]).read_text(encoding="utf-8")
+    language = re.search(r"^go\s+(\S+)$", upstream, flags=re.MULTILINE)
+    if language is None:
+        raise BuildError(f"the go.mod of Kubernetes {version} names no Go version")
+    staging = re.findall(r"^\s*(k8s\.io/\S+)\s+=>\s+\./staging/", upstream, flags=re.MULTILINE)
+    published = "v0." + version.split(".", maxsplit=1)[1]
+    lines = ["module twolane.dev/test-cluster", f"go {language.group(1)}"]
+    lines += [f"require k8s.io/kubernetes v{version}"]
+    lines += [f"replace {module} => {module} {published}" for module in staging]
+    return "\n".join(lines) + "\n"
+
+
+def _build_kube(name: str) -> Callable[[Path], None]:
+    def build(target: Path) -> None:
+        folder = target.parent
+        (folder / "go.mod").write_text(_kube_go_mod(KUBERNETES, Path("/")), encoding="utf-8")
+        imports = "".join(f'import _ "k8s.io/kubernetes/cmd/{program}"\n' for program in KUBE_PROGRAMS)
+        source = f"//go:build programs\n\npackage programs\n\n{imports}"
+        (folder / "programs.go").write_text(source, encoding="utf-8")
+        _go("mod", "tidy", folder=folder)
+        release = "-X k8s.io/component-base/version.gitVersion=v" + KUBERNETES
+        link = ("-trimpath", "-ldflags", f"-s -w {release}")
+        _go("build", *link, "-o", str(target), f"k8s.io/kubernetes/cmd/{name}", folder=folder)
+
+    return build
+
+
+def _build_etcd(target: Path) -> None:
+    folder = target.parent
+    (folder / "main.go").write_text(_ETCD_MAIN, encoding="utf-8")
+    _go("mod", "init", "twolane.dev/test-etcd", folder=folder)
+    _go("get", f"go.etcd.io/etcd/server/v3@v{ETCD}", folder=folder)
+    _go("mod", "tidy", folder=folder)
+    _go("build", *_LINK, "-o", str(target), ".", folder=folder)
+
+
+def _install(package: str, version: str) -> Callable[[Path], None]:
+    def build(target: Path) -> None:
+        where = {"GOBIN": str(target.parent)}
+        _go("install", *_LINK, f"{package}@v{version}", folder=Path("/"), environment=where)
+
+    return build
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+PROGRAMS: dict[str, Program] = {
+    "etcd": Program("etcd", f"{ETCD}-{_digest(_ETCD_MAIN)}", _build_etcd),
+    **{name: Program(name, KUBERNETES, _build_kube(name)) for name in KUBE_PROGRAMS},
+    "kwok": Program("kwok", KWOK, _install("sigs.k8s.io/kwok/cmd/kwok", KWOK)),
+    "helm": Program("helm", HELM, _install("helm.sh/helm/v3/cmd/helm", HELM)),
+}
+"""What `ensure` can build, by name."""

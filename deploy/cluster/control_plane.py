@@ -1,0 +1,179 @@
+"""A Kubernetes control plane on loopback for tests: etcd, API server, controllers, scheduler, kwok nodes.
+
+Nothing here needs root, containers or images; pods run nowhere, kwok plays their kubelets. Tests and
+`python -m deploy.cluster up` use it. Everything lies in one folder, which the caller removes.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.cluster.binaries import ensure
+from deploy.cluster.processes import Process, free_ports
+
+READY_TIMEOUT_S = 120.0
+CALL_TIMEOUT_S = 30.0
+# Known to loopback alone, for the minutes of a test.
+_ADMIN_TOKEN = "admin-of-a-throwaway-cluster"
+_ADMIN = "twolane-test-admin"
+PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+
+
+class ControlPlane:
+    """One control plane.
+
+    Attributes:
+        url: address of the API server.
+        kubeconfig: file with the administrator's credentials.
+    """
+
+    def __init__(self, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
+        """Chooses ports and writes credentials below `folder`; builds what the cache lacks."""
+        self._folder = folder
+        self._programs = ensure(*parts)
+        self._ports = dict(zip(("client", "peer", "api"), free_ports(3), strict=True))
+        self.url = f"https://127.0.0.1:{self._ports['api']}"
+        self.kubeconfig = folder / "kubeconfig"
+        self._write_credentials()
+        self._processes = {name: Process(name, self._command(name), folder) for name in parts}
+
+    def start(self) -> None:
+        """Starts everything and returns once the API server is ready.
+
+        Raises:
+            StartError: a program does not come up in time.
+        """
+        for process in self._processes.values():
+            process.start()
+            if process.name == "etcd":
+                process.wait_for(self._etcd_answers, READY_TIMEOUT_S)
+            if process.name == "kube-apiserver":
+                process.wait_for(self._api_answers, READY_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Ends everything, the API server before its store."""
+        for process in reversed(self._processes.values()):
+            process.stop()
+
+    def stop_part(self, name: str) -> None:
+        """Ends one program, as a crash would leave the others."""
+        self._processes[name].stop()
+
+    def start_part(self, name: str) -> None:
+        """Starts one program again."""
+        process = self._processes[name]
+        process.start()
+        if name == "kube-apiserver":
+            process.wait_for(self._api_answers, READY_TIMEOUT_S)
+
+    def _write_credentials(self) -> None:
+        folder = self._folder
+        (folder / "tokens.csv").write_text(f'{_ADMIN_TOKEN},{_ADMIN},1,"system:masters"\n', encoding="utf-8")
+        key = folder / "service-accounts.key"
+        done = ["openssl", "genrsa", "-out", str(key), "2048"]
+        subprocess.run(done, check=True, capture_output=True, timeout=CALL_TIMEOUT_S)
+        access = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            # The API server makes its own certificate; what it is worth ends with the test.
+            "clusters": [{"name": "test", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
+            "users": [{"name": "admin", "user": {"token": _ADMIN_TOKEN}}],
+        }
+        self.kubeconfig.write_text(yaml.safe_dump(access), encoding="utf-8")
+
+    def _command(self, name: str) -> list[str]:
+        flags: dict[str, dict[str, Any]] = {
+            "etcd": self._etcd_flags(),
+            "kube-apiserver": self._api_flags(),
+            "kube-controller-manager": {
+                "kubeconfig": self.kubeconfig,
+                "service-account-private-key-file": self._folder / "service-accounts.key",
+                "use-service-account-credentials": "true",
+                "leader-elect": "false",
+                "secure-port": 0,
+            },
+            "kube-scheduler": {"kubeconfig": self.kubeconfig, "leader-elect": "false", "secure-port": 0},
+            "kwok": {
+                "kubeconfig": self.kubeconfig,
+                "manage-all-nodes": "false",
+                "manage-nodes-with-annotation-selector": "kwok.x-k8s.io/node=fake",
+                "cidr": "10.0.0.1/8",
+                "node-ip": "10.0.0.1",
+                "node-port": 0,
+            },
+        }
+        return [str(self._programs[name]), *(f"--{flag}={value}" for flag, value in flags[name].items())]
+
+    def _etcd_flags(self) -> dict[str, Any]:
+        client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("client", "peer"))
+        return {
+            "name": "test",
+            "data-dir": self._folder / "etcd",
+            "unsafe-no-fsync": "true",
+            "listen-client-urls": client,
+            "advertise-client-urls": client,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"test={peer}",
+        }
+
+    def _api_flags(self) -> dict[str, Any]:
+        key = self._folder / "service-accounts.key"
+        return {
+            "etcd-servers": f"http://127.0.0.1:{self._ports['client']}",
+            "bind-address": "127.0.0.1",
+            "advertise-address": "127.0.0.1",
+            "secure-port": self._ports["api"],
+            "cert-dir": self._folder / "certificates",
+            "token-auth-file": self._folder / "tokens.csv",
+            "authorization-mode": "RBAC",
+            "service-account-issuer": "https://kubernetes.default.svc",
+            "service-account-key-file": key,
+            "service-account-signing-key-file": key,
+            "service-cluster-ip-range": "10.96.0.0/16",
+            "endpoint-reconciler-type": "none",
+            "enable-priority-and-fairness": "true",
+            "watch-cache": "true",
+        }
+
+    def _etcd_answers(self) -> bool:
+        return _answers(f"http://127.0.0.1:{self._ports['client']}/health", {})
+
+    def _api_answers(self) -> bool:
+        return _answers(f"{self.url}/readyz", {"Authorization": f"Bearer {_ADMIN_TOKEN}"})
+
+
+def _answers(url: str, headers: dict[str, str]) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=2.0, context=context) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def kwok_node(name: str, gpus: int = 8, product: str = "NVIDIA-H100-80GB-HBM3") -> str:
+    """A node for kwok, as JSON: any number of devices, none of them there."""
+    labels = {"kubernetes.io/hostname": name, "type": "kwok", "nvidia.com/gpu.product": product}
+    room = {"cpu": "64", "memory": "512Gi", "pods": "500", "nvidia.com/gpu": str(gpus)}
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
+            "status": {"allocatable": room, "capacity": room, "nodeInfo": {"kubeletVersion": "fake"}},
+        }
+    )

@@ -1,0 +1,82 @@
+"""Programs of the control plane as child processes: started, waited for with a deadline, ended by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+POLL_S = 0.1
+
+
+class StartError(RuntimeError):
+    """A program ended early or did not answer in time; the message has the end of its log."""
+
+
+class Process:
+    """One running program; its output goes to a file."""
+
+    def __init__(self, name: str, command: list[str], log_folder: Path) -> None:
+        self.name = name
+        self._command = command
+        self._log = log_folder / f"{name}.log"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it; a program that runs already is left alone."""
+        if self.running:
+            return
+        with self._log.open("ab") as log:
+            # A group of its own: Ctrl-C is for the caller, which then ends it in order.
+            self._child = subprocess.Popen(
+                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._child is not None and self._child.poll() is None
+
+    def wait_for(self, answers: Callable[[], bool], timeout_s: float) -> None:
+        """Returns once `answers` is true.
+
+        Raises:
+            StartError: the program ended, or the time is over.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not answers():
+            if not self.running:
+                raise StartError(f"{self.name} ended early; its last words:\n{self._tail()}")
+            if time.monotonic() > deadline:
+                raise StartError(f"{self.name} did not answer within {timeout_s:.0f} s:\n{self._tail()}")
+            time.sleep(POLL_S)
+
+    def stop(self, timeout_s: float = 20.0, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends it, with SIGKILL when the time is over."""
+        if self._child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child.pid, number)
+        try:
+            self._child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait(timeout_s)
+        self._child = None
+
+    def _tail(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
