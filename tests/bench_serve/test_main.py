@@ -104,6 +104,13 @@ def test_long_answers_are_cut_to_the_bound(trace: Path) -> None:
     assert {request.output_tokens for request in load} == {2}
 
 
+def test_only_prompts_before_the_last_one_sent_count_as_left_out(trace: Path) -> None:
+    """What would have come later anyway was not left out for its length."""
+    flags = ["--trace", str(trace), "--max-input-tokens", "100"]
+    assert load_of(BenchConfig.from_args([*flags, "--requests", "1"]))[1] == 0
+    assert load_of(BenchConfig.from_args([*flags, "--requests", "2"]))[1] == 1
+
+
 def test_a_load_of_which_nothing_is_left_is_refused(trace: Path) -> None:
     """The message names the flags to change."""
     with pytest.raises(ConfigError, match="--max-input-tokens"):

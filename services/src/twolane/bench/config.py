@@ -104,12 +104,18 @@ def load_of(config: BenchConfig) -> tuple[list[TraceRequest], int]:
         ConfigError: nothing is left to send.
     """
     rng = np.random.default_rng(config.seed)
-    requests = _offered(config, rng)
-    kept = [request for request in requests if request.input_tokens <= config.max_input_tokens]
-    left_out = len(requests) - len(kept)
+    offered = _offered(config, rng)
     if config.spread_ties:
-        kept = spread_ties(kept, rng)
-    kept = kept[: config.requests]
+        offered = spread_ties(offered, rng)
+    kept: list[TraceRequest] = []
+    left_out = 0
+    for request in offered:
+        if len(kept) == config.requests:
+            break
+        if request.input_tokens > config.max_input_tokens:
+            left_out += 1
+        else:
+            kept.append(request)
     if not kept:
         raise ConfigError(
             f"the load has no request with at most {config.max_input_tokens} prompt tokens: "
