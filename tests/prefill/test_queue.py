@@ -9,6 +9,7 @@ import pytest
 from twolane.core.request import Lane, SamplingParams
 from twolane.engine.pages import PagePool
 from twolane.engine.sequence import Sequence
+from twolane.policies.cost import PrefillCost
 from twolane.policies.registry import by_name
 from twolane.policies.settings import PrefillSettings
 from twolane.prefill.queue import PrefillBatch, PrefillQueue, Prompt
@@ -120,4 +121,8 @@ def test_load_counts_lanes_and_uncached_tokens() -> None:
     waiting, _ = queue()
     waiting.add(prompt("short", list(range(5))))
     waiting.add(prompt("long", list(range(20))))
-    assert (waiting.waiting(Lane.SHORT), waiting.waiting(Lane.LONG), waiting.waiting_tokens()) == (1, 1, 25)
+    cost = PrefillCost()
+    short, long = waiting.waiting(Lane.SHORT, cost), waiting.waiting(Lane.LONG, cost)
+    assert (short.prompts, short.tokens, long.prompts, long.tokens) == (1, 5, 1, 20)
+    assert 0 < short.seconds < long.seconds
+    assert waiting.boundary_tokens == 8

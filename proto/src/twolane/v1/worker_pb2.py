@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from twolane.v1 import types_pb2 as twolane_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17twolane/v1/worker.proto\x12\ntwolane.v1\x1a\x16twolane/v1/types.proto\"\x8a\x01\n\rRouterMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.twolane.v1.HelloH\x00\x12$\n\x06submit\x18\x02 \x01(\x0b\x32\x12.twolane.v1.SubmitH\x00\x12$\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x12.twolane.v1.CancelH\x00\x42\t\n\x07message\"4\n\x05Hello\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x02 \x01(\t\"?\n\x04Peer\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\xd4\x02\n\x06Submit\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12 \n\x05phase\x18\x03 \x01(\x0e\x32\x11.twolane.v1.Phase\x12\x15\n\rprompt_tokens\x18\x04 \x03(\r\x12,\n\x08sampling\x18\x05 \x01(\x0b\x32\x1a.twolane.v1.SamplingParams\x12\x1e\n\x04lane\x18\x06 \x01(\x0e\x32\x10.twolane.v1.Lane\x12\x1e\n\x04peer\x18\x07 \x01(\x0b\x32\x10.twolane.v1.Peer\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\ncache_salt\x18\n \x01(\t\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12\x13\n\x0bttft_slo_ms\x18\x0c \x01(\r\x12\x18\n\x10generated_tokens\x18\r \x01(\r\"\x1b\n\x06\x43\x61ncel\x12\x11\n\tstream_id\x18\x01 \x01(\r\"\x8c\x01\n\rWorkerMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.twolane.v1.WelcomeH\x00\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x16.twolane.v1.StepEventsH\x00\x12 \n\x04load\x18\x03 \x01(\x0b\x32\x10.twolane.v1.LoadH\x00\x42\t\n\x07message\"d\n\x07Welcome\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x31\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1c.twolane.v1.ModelFingerprint\"6\n\nStepEvents\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.twolane.v1.RequestEvent\"\xdf\x01\n\x0cRequestEvent\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12*\n\x08logprobs\x18\x03 \x03(\x0b\x32\x18.twolane.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.twolane.v1.FinishReason\x12 \n\x05\x65rror\x18\x05 \x01(\x0b\x32\x11.twolane.v1.Error\x12\x15\n\rcached_tokens\x18\x06 \x01(\r\x12\x13\n\x0bhanded_over\x18\x07 \x01(\x08\"\xa3\x01\n\x04Load\x12\x15\n\rwaiting_short\x18\x01 \x01(\r\x12\x14\n\x0cwaiting_long\x18\x02 \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x03 \x01(\x04\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\x13\n\x0btotal_pages\x18\x06 \x01(\r\x12\x1c\n\x14predicted_peak_pages\x18\x07 \x01(\r\"\x0e\n\x0c\x44rainRequest\"\"\n\rDrainResponse\x12\x11\n\tremaining\x18\x01 \x01(\r\"\x10\n\x0eInspectRequest\"\xae\x02\n\x0fInspectResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.twolane.v1.Role\x12\x13\n\x0btotal_pages\x18\x04 \x01(\r\x12\x13\n\x0b\x65mpty_pages\x18\x05 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x06 \x01(\r\x12\x12\n\nheld_pages\x18\x07 \x01(\r\x12;\n\x08requests\x18\x08 \x03(\x0b\x32).twolane.v1.InspectResponse.RequestsEntry\x12\x11\n\tlease_ids\x18\t \x03(\t\x1a/\n\rRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*S\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PREFILL\x10\x01\x12\x10\n\x0cPHASE_DECODE\x10\x02\x12\x0e\n\nPHASE_BOTH\x10\x03\x32\xcf\x01\n\x06Worker\x12\x43\n\x07Session\x12\x19.twolane.v1.RouterMessage\x1a\x19.twolane.v1.WorkerMessage(\x01\x30\x01\x12<\n\x05\x44rain\x12\x18.twolane.v1.DrainRequest\x1a\x19.twolane.v1.DrainResponse\x12\x42\n\x07Inspect\x12\x1a.twolane.v1.InspectRequest\x1a\x1b.twolane.v1.InspectResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17twolane/v1/worker.proto\x12\ntwolane.v1\x1a\x16twolane/v1/types.proto\"\x8a\x01\n\rRouterMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.twolane.v1.HelloH\x00\x12$\n\x06submit\x18\x02 \x01(\x0b\x32\x12.twolane.v1.SubmitH\x00\x12$\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x12.twolane.v1.CancelH\x00\x42\t\n\x07message\"4\n\x05Hello\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x02 \x01(\t\"?\n\x04Peer\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\xd4\x02\n\x06Submit\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12 \n\x05phase\x18\x03 \x01(\x0e\x32\x11.twolane.v1.Phase\x12\x15\n\rprompt_tokens\x18\x04 \x03(\r\x12,\n\x08sampling\x18\x05 \x01(\x0b\x32\x1a.twolane.v1.SamplingParams\x12\x1e\n\x04lane\x18\x06 \x01(\x0e\x32\x10.twolane.v1.Lane\x12\x1e\n\x04peer\x18\x07 \x01(\x0b\x32\x10.twolane.v1.Peer\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\ncache_salt\x18\n \x01(\t\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12\x13\n\x0bttft_slo_ms\x18\x0c \x01(\r\x12\x18\n\x10generated_tokens\x18\r \x01(\r\"\x1b\n\x06\x43\x61ncel\x12\x11\n\tstream_id\x18\x01 \x01(\r\"\x8c\x01\n\rWorkerMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.twolane.v1.WelcomeH\x00\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x16.twolane.v1.StepEventsH\x00\x12 \n\x04load\x18\x03 \x01(\x0b\x32\x10.twolane.v1.LoadH\x00\x42\t\n\x07message\"d\n\x07Welcome\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x31\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1c.twolane.v1.ModelFingerprint\"6\n\nStepEvents\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.twolane.v1.RequestEvent\"\xdf\x01\n\x0cRequestEvent\x12\x11\n\tstream_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12*\n\x08logprobs\x18\x03 \x03(\x0b\x32\x18.twolane.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.twolane.v1.FinishReason\x12 \n\x05\x65rror\x18\x05 \x01(\x0b\x32\x11.twolane.v1.Error\x12\x15\n\rcached_tokens\x18\x06 \x01(\r\x12\x13\n\x0bhanded_over\x18\x07 \x01(\x08\"\xcc\x02\n\x04Load\x12\x15\n\rwaiting_short\x18\x01 \x01(\r\x12\x14\n\x0cwaiting_long\x18\x02 \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x03 \x01(\x04\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\x13\n\x0btotal_pages\x18\x06 \x01(\r\x12\x1c\n\x14predicted_peak_pages\x18\x07 \x01(\r\x12\x17\n\x0fwaiting_short_s\x18\x08 \x01(\x02\x12\x16\n\x0ewaiting_long_s\x18\t \x01(\x02\x12\x17\n\x0f\x62oundary_tokens\x18\n \x01(\r\x12\x13\n\x0bheld_tokens\x18\x0b \x01(\x04\x12\"\n\x04\x64one\x18\x0c \x01(\x0b\x32\x14.twolane.v1.WorkDone\x12$\n\x05\x63osts\x18\r \x01(\x0b\x32\x15.twolane.v1.StepCosts\"M\n\x08WorkDone\x12\x17\n\x0fshort_prefill_s\x18\x01 \x01(\x01\x12\x16\n\x0elong_prefill_s\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x03 \x01(\x01\"\xcb\x01\n\tStepCosts\x12\x1a\n\x12prefill_constant_s\x18\x01 \x01(\x01\x12\x1b\n\x13prefill_attention_s\x18\x02 \x01(\x01\x12\x17\n\x0fprefill_token_s\x18\x03 \x01(\x01\x12\x1e\n\x16prefill_cached_token_s\x18\x04 \x01(\x01\x12\x19\n\x11\x64\x65\x63ode_constant_s\x18\x05 \x01(\x01\x12\x1b\n\x13\x64\x65\x63ode_held_token_s\x18\x06 \x01(\x01\x12\x14\n\x0c\x64\x65\x63ode_row_s\x18\x07 \x01(\x01\"\x0e\n\x0c\x44rainRequest\"\"\n\rDrainResponse\x12\x11\n\tremaining\x18\x01 \x01(\r\"\x10\n\x0eInspectRequest\"\xae\x02\n\x0fInspectResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.twolane.v1.Role\x12\x13\n\x0btotal_pages\x18\x04 \x01(\r\x12\x13\n\x0b\x65mpty_pages\x18\x05 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pages\x18\x06 \x01(\r\x12\x12\n\nheld_pages\x18\x07 \x01(\r\x12;\n\x08requests\x18\x08 \x03(\x0b\x32).twolane.v1.InspectResponse.RequestsEntry\x12\x11\n\tlease_ids\x18\t \x03(\t\x1a/\n\rRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*S\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PREFILL\x10\x01\x12\x10\n\x0cPHASE_DECODE\x10\x02\x12\x0e\n\nPHASE_BOTH\x10\x03\x32\xcf\x01\n\x06Worker\x12\x43\n\x07Session\x12\x19.twolane.v1.RouterMessage\x1a\x19.twolane.v1.WorkerMessage(\x01\x30\x01\x12<\n\x05\x44rain\x12\x18.twolane.v1.DrainRequest\x1a\x19.twolane.v1.DrainResponse\x12\x42\n\x07Inspect\x12\x1a.twolane.v1.InspectRequest\x1a\x1b.twolane.v1.InspectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INSPECTRESPONSE_REQUESTSENTRY']._loaded_options = None
   _globals['_INSPECTRESPONSE_REQUESTSENTRY']._serialized_options = b'8\001'
-  _globals['_PHASE']._serialized_start=1763
-  _globals['_PHASE']._serialized_end=1846
+  _globals['_PHASE']._serialized_start=2217
+  _globals['_PHASE']._serialized_end=2300
   _globals['_ROUTERMESSAGE']._serialized_start=64
   _globals['_ROUTERMESSAGE']._serialized_end=202
   _globals['_HELLO']._serialized_start=204
@@ -55,17 +55,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTEVENT']._serialized_start=997
   _globals['_REQUESTEVENT']._serialized_end=1220
   _globals['_LOAD']._serialized_start=1223
-  _globals['_LOAD']._serialized_end=1386
-  _globals['_DRAINREQUEST']._serialized_start=1388
-  _globals['_DRAINREQUEST']._serialized_end=1402
-  _globals['_DRAINRESPONSE']._serialized_start=1404
-  _globals['_DRAINRESPONSE']._serialized_end=1438
-  _globals['_INSPECTREQUEST']._serialized_start=1440
-  _globals['_INSPECTREQUEST']._serialized_end=1456
-  _globals['_INSPECTRESPONSE']._serialized_start=1459
-  _globals['_INSPECTRESPONSE']._serialized_end=1761
-  _globals['_INSPECTRESPONSE_REQUESTSENTRY']._serialized_start=1714
-  _globals['_INSPECTRESPONSE_REQUESTSENTRY']._serialized_end=1761
-  _globals['_WORKER']._serialized_start=1849
-  _globals['_WORKER']._serialized_end=2056
+  _globals['_LOAD']._serialized_end=1555
+  _globals['_WORKDONE']._serialized_start=1557
+  _globals['_WORKDONE']._serialized_end=1634
+  _globals['_STEPCOSTS']._serialized_start=1637
+  _globals['_STEPCOSTS']._serialized_end=1840
+  _globals['_DRAINREQUEST']._serialized_start=1842
+  _globals['_DRAINREQUEST']._serialized_end=1856
+  _globals['_DRAINRESPONSE']._serialized_start=1858
+  _globals['_DRAINRESPONSE']._serialized_end=1892
+  _globals['_INSPECTREQUEST']._serialized_start=1894
+  _globals['_INSPECTREQUEST']._serialized_end=1910
+  _globals['_INSPECTRESPONSE']._serialized_start=1913
+  _globals['_INSPECTRESPONSE']._serialized_end=2215
+  _globals['_INSPECTRESPONSE_REQUESTSENTRY']._serialized_start=2168
+  _globals['_INSPECTRESPONSE_REQUESTSENTRY']._serialized_end=2215
+  _globals['_WORKER']._serialized_start=2303
+  _globals['_WORKER']._serialized_end=2510
 # @@protoc_insertion_point(module_scope)

@@ -405,6 +405,12 @@ class Load(_message.Message):
     FREE_PAGES_FIELD_NUMBER: _builtins.int
     TOTAL_PAGES_FIELD_NUMBER: _builtins.int
     PREDICTED_PEAK_PAGES_FIELD_NUMBER: _builtins.int
+    WAITING_SHORT_S_FIELD_NUMBER: _builtins.int
+    WAITING_LONG_S_FIELD_NUMBER: _builtins.int
+    BOUNDARY_TOKENS_FIELD_NUMBER: _builtins.int
+    HELD_TOKENS_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
     waiting_short: _builtins.int
     """Requests that wait for prefill, per lane."""
     waiting_long: _builtins.int
@@ -419,6 +425,22 @@ class Load(_message.Message):
     """Pages in all."""
     predicted_peak_pages: _builtins.int
     """Pages that the running requests are predicted to hold at their peak."""
+    waiting_short_s: _builtins.float
+    """Predicted seconds of prefill that wait in the short lane, by the worker's own fitted cost."""
+    waiting_long_s: _builtins.float
+    """The same for the long lane."""
+    boundary_tokens: _builtins.int
+    """Longest uncached prompt of the short lane here, in tokens; fitted, so it may move."""
+    held_tokens: _builtins.int
+    """Tokens that the running requests hold."""
+    @_builtins.property
+    def done(self) -> Global___WorkDone:
+        """Seconds of work done since the worker started, by kind."""
+
+    @_builtins.property
+    def costs(self) -> Global___StepCosts:
+        """What its steps cost, once enough were measured; absent until then."""
+
     def __init__(
         self,
         *,
@@ -429,14 +451,96 @@ class Load(_message.Message):
         free_pages: _builtins.int = ...,
         total_pages: _builtins.int = ...,
         predicted_peak_pages: _builtins.int = ...,
+        waiting_short_s: _builtins.float = ...,
+        waiting_long_s: _builtins.float = ...,
+        boundary_tokens: _builtins.int = ...,
+        held_tokens: _builtins.int = ...,
+        done: Global___WorkDone | None = ...,
+        costs: Global___StepCosts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "done", b"done"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_pages", b"free_pages", "predicted_peak_pages", b"predicted_peak_pages", "running", b"running", "total_pages", b"total_pages", "waiting_long", b"waiting_long", "waiting_short", b"waiting_short", "waiting_tokens", b"waiting_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary_tokens", b"boundary_tokens", "costs", b"costs", "done", b"done", "free_pages", b"free_pages", "held_tokens", b"held_tokens", "predicted_peak_pages", b"predicted_peak_pages", "running", b"running", "total_pages", b"total_pages", "waiting_long", b"waiting_long", "waiting_long_s", b"waiting_long_s", "waiting_short", b"waiting_short", "waiting_short_s", b"waiting_short_s", "waiting_tokens", b"waiting_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Load: _TypeAlias = Load  # noqa: Y015
+
+@_typing.final
+class WorkDone(_message.Message):
+    """Work of a worker since it started, in seconds of a well used worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHORT_PREFILL_S_FIELD_NUMBER: _builtins.int
+    LONG_PREFILL_S_FIELD_NUMBER: _builtins.int
+    DECODE_S_FIELD_NUMBER: _builtins.int
+    short_prefill_s: _builtins.float
+    """Prefill of short prompts."""
+    long_prefill_s: _builtins.float
+    """Prefill of long prompts."""
+    decode_s: _builtins.float
+    """Decode: a token counts the share of a step that is well filled, however empty the step was."""
+    def __init__(
+        self,
+        *,
+        short_prefill_s: _builtins.float = ...,
+        long_prefill_s: _builtins.float = ...,
+        decode_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_s", b"decode_s", "long_prefill_s", b"long_prefill_s", "short_prefill_s", b"short_prefill_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkDone: _TypeAlias = WorkDone  # noqa: Y015
+
+@_typing.final
+class StepCosts(_message.Message):
+    """Fitted costs of engine steps in seconds (twolane.policies.cost says by which formula)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFILL_CONSTANT_S_FIELD_NUMBER: _builtins.int
+    PREFILL_ATTENTION_S_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKEN_S_FIELD_NUMBER: _builtins.int
+    PREFILL_CACHED_TOKEN_S_FIELD_NUMBER: _builtins.int
+    DECODE_CONSTANT_S_FIELD_NUMBER: _builtins.int
+    DECODE_HELD_TOKEN_S_FIELD_NUMBER: _builtins.int
+    DECODE_ROW_S_FIELD_NUMBER: _builtins.int
+    prefill_constant_s: _builtins.float
+    """Of any prefill step."""
+    prefill_attention_s: _builtins.float
+    """Per unit of L(L+2H), L new and H cached tokens of a prompt."""
+    prefill_token_s: _builtins.float
+    """Per new token."""
+    prefill_cached_token_s: _builtins.float
+    """Per cached token."""
+    decode_constant_s: _builtins.float
+    """Of any decode step."""
+    decode_held_token_s: _builtins.float
+    """Per token held by its rows."""
+    decode_row_s: _builtins.float
+    """Per row."""
+    def __init__(
+        self,
+        *,
+        prefill_constant_s: _builtins.float = ...,
+        prefill_attention_s: _builtins.float = ...,
+        prefill_token_s: _builtins.float = ...,
+        prefill_cached_token_s: _builtins.float = ...,
+        decode_constant_s: _builtins.float = ...,
+        decode_held_token_s: _builtins.float = ...,
+        decode_row_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_constant_s", b"decode_constant_s", "decode_held_token_s", b"decode_held_token_s", "decode_row_s", b"decode_row_s", "prefill_attention_s", b"prefill_attention_s", "prefill_cached_token_s", b"prefill_cached_token_s", "prefill_constant_s", b"prefill_constant_s", "prefill_token_s", b"prefill_token_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepCosts: _TypeAlias = StepCosts  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):

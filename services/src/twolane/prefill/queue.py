@@ -13,6 +13,7 @@ from twolane.core.prefix import page_hashes
 from twolane.core.request import Lane
 from twolane.engine.pages import OutOfPages, PagePool
 from twolane.engine.sequence import Sequence
+from twolane.policies.cost import PrefillCost
 from twolane.policies.lanes import boundary_tokens, lane_of
 from twolane.policies.prefill import PrefillPolicy, PrefillView, WaitingPrefill
 from twolane.policies.settings import PrefillSettings
@@ -67,6 +68,15 @@ class PrefillBatch:
     whole: bool = True
 
 
+@dataclass(frozen=True)
+class LaneLoad:
+    """Prompts that wait in a lane, their uncached tokens, and the seconds they are predicted to take."""
+
+    prompts: int
+    tokens: int
+    seconds: float
+
+
 class PrefillQueue:
     """Waiting prompts in order of arrival.
 
@@ -96,8 +106,7 @@ class PrefillQueue:
         prompt.hashes = tuple(page_hashes(sequence.tokens, page_tokens, sequence.cache_salt))
         prompt.usable = prompt.hashes[:usable]
         prompt.cached_tokens = self._pool.peek(prompt.usable) * page_tokens
-        boundary = boundary_tokens(self.policy, self._memory, self._settings)
-        prompt.lane = lane_of(len(sequence.tokens) - prompt.cached_tokens, boundary)
+        prompt.lane = lane_of(len(sequence.tokens) - prompt.cached_tokens, self.boundary_tokens)
         if front:
             self._prompts = {sequence.request_id: prompt, **self._prompts}
         else:
@@ -107,13 +116,17 @@ class PrefillQueue:
         """Takes a prompt out; its pages stay with its sequence."""
         return self._prompts.pop(request_id, None)
 
-    def waiting(self, lane: Lane) -> int:
-        """Prompts of one lane."""
-        return sum(prompt.lane is lane for prompt in self._prompts.values())
+    @property
+    def boundary_tokens(self) -> int:
+        """Longest uncached prompt that goes into the short lane now."""
+        return boundary_tokens(self.policy, self._memory, self._settings)
 
-    def waiting_tokens(self) -> int:
-        """Uncached tokens over both lanes."""
-        return sum(self._view_of(prompt).uncached_tokens for prompt in self._prompts.values())
+    def waiting(self, lane: Lane, cost: PrefillCost) -> LaneLoad:
+        """What waits in a lane, and how long it will take at this cost."""
+        views = [self._view_of(prompt) for prompt in self._prompts.values() if prompt.lane is lane]
+        tokens = sum(view.uncached_tokens for view in views)
+        seconds = sum(cost.prompt_s(view.uncached_tokens, view.cached_tokens) for view in views)
+        return LaneLoad(len(views), tokens, seconds)
 
     def next_batch(self, now_s: float) -> PrefillBatch:
         """Asks the policy and finds pages; prompts for which there are none wait on."""

@@ -39,6 +39,7 @@ from twolane.v1 import broker_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grp
 from twolane.worker.admission import Limits
 from twolane.worker.assignment import Assignment
 from twolane.worker.config import WorkerConfig
+from twolane.worker.cost_meter import CostMeter
 from twolane.worker.leases import Leases
 from twolane.worker.membership import Identity, Membership
 from twolane.worker.metrics import WorkerMetrics
@@ -163,7 +164,8 @@ class WorkerProcess:
         fingerprint = engine.fingerprint
         limits = Limits(fingerprint.vocab_size, fingerprint.max_model_len, config.max_waiting)
         self._table = RequestTable(self._parts, limits, time.monotonic, self._wake, self._metrics)
-        self._steps = StepLoop(engine, self._parts, self._table, time.monotonic, self._metrics)
+        self._meter = CostMeter()
+        self._steps = StepLoop(engine, self._parts, self._table, time.monotonic, self._meter, self._metrics)
 
     def _build_transfers(self) -> None:
         fingerprint, table = self._engine.fingerprint, self._table
@@ -222,14 +224,19 @@ class WorkerProcess:
     def _load(self) -> worker_pb2.Load:
         parts, pool = self._parts, self._engine.pool
         load = worker_pb2.Load(
-            waiting_short=parts.prefill.waiting(Lane.SHORT),
-            waiting_long=parts.prefill.waiting(Lane.LONG),
-            waiting_tokens=parts.prefill.waiting_tokens(),
             running=len(parts.decode),
+            held_tokens=sum(len(each.tokens) for each in parts.decode.members()),
             free_pages=pool.free,
             total_pages=pool.n_pages,
             predicted_peak_pages=parts.decode.predicted_peak_pages(),
         )
+        self._meter.fill(load)
+        short = parts.prefill.waiting(Lane.SHORT, self._meter.prefill)
+        long = parts.prefill.waiting(Lane.LONG, self._meter.prefill)
+        load.waiting_short, load.waiting_short_s = short.prompts, short.seconds
+        load.waiting_long, load.waiting_long_s = long.prompts, long.seconds
+        load.waiting_tokens = short.tokens + long.tokens
+        load.boundary_tokens = parts.prefill.boundary_tokens
         self._metrics.observe_load(load, pool.cached)
         return load
 

@@ -14,6 +14,7 @@ from twolane.core.clock import Clock
 from twolane.engine.engine import Engine
 from twolane.engine.sequence import Row, Sampled, Sequence
 from twolane.prefill.queue import PrefillBatch
+from twolane.worker.cost_meter import CostMeter
 from twolane.worker.metrics import WorkerMetrics
 from twolane.worker.table import Parts, RequestTable
 
@@ -28,16 +29,24 @@ class StepLoop:
         parts: where rows come from.
         table: gets the tokens.
         now: clock of the policies.
+        meter: fits what steps cost.
         metrics: step times and token counts.
     """
 
     def __init__(
-        self, engine: Engine, parts: Parts, table: RequestTable, now: Clock, metrics: WorkerMetrics
+        self,
+        engine: Engine,
+        parts: Parts,
+        table: RequestTable,
+        now: Clock,
+        meter: CostMeter,
+        metrics: WorkerMetrics,
     ) -> None:
         self._engine = engine
         self._parts = parts
         self._table = table
         self._now = now
+        self._meter = meter
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -108,6 +117,7 @@ class StepLoop:
                 self._table.prompt_advanced(prompt)
 
     def _observe(self, decoding: list[Sequence], batch: PrefillBatch, seconds: float) -> None:
+        self._meter.observe(decoding, batch, seconds)
         kind = "mixed" if decoding and batch.chunks else "decode" if decoding else "prefill"
         self._metrics.step_seconds.labels(kind).observe(seconds)
         self._metrics.tokens.labels("decode").inc(len(decoding))
