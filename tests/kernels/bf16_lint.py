@@ -120,7 +120,7 @@ class _Kernel:
             if wanted.endswith(".dtype") and self.state.get(wanted.removesuffix(".dtype")) == GUARDED:
                 return GUARDED
             return RAW if wanted.endswith("element_ty") or (inner is None and "16" in wanted) else None
-        if function == "tl.load":
+        if function == "tl.load" or (function.endswith(".load") and not function.startswith("tl.")):
             for argument in arguments:
                 self.forbid(argument, "an address or mask")
             return RAW
@@ -128,8 +128,14 @@ class _Kernel:
             self.forbid(node.args[0], "an address")
             self.kind(node.args[1])
             return None
-        if function == "tl.trans":
+        if function in {"tl.trans", "tl.reshape"}:
             return self.kind(node.args[0])
+        if function == "tl.where" and GUARDED in (
+            kinds := [self.kind(argument) for argument in node.args[1:]]
+        ):
+            # Choosing between values moves them; the interpreter sees them upcast.
+            self.forbid(node.args[0], "a condition")
+            return RAW if RAW in kinds else GUARDED
         if function == "tl.dot":
             for argument in arguments:
                 if self.kind(argument) == RAW:

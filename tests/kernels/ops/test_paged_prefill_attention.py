@@ -19,7 +19,7 @@ def _starts(lengths: list[int], device: torch.device) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("n_heads", "n_kv_heads", "head_dim", "page_tokens"),
-    [(4, 2, 64, 16), (7, 1, 128, 16), (2, 2, 40, 5), (16, 1, 16, 1), (6, 2, 96, 64)],
+    [(4, 2, 64, 16), (7, 1, 128, 16), (2, 2, 40, 5), (16, 1, 16, 1), (6, 2, 96, 64), (4, 2, 64, 64)],
 )
 def test_new_tokens_see_their_prefix_and_each_other(
     device: torch.device,

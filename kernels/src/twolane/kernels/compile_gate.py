@@ -26,7 +26,9 @@ from twolane.kernels.compile_gate_cases import KernelCase, kernel_cases
 
 # What one block of threads may use: bytes of shared memory per architecture.
 SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024}
-_TENSOR_CORE = re.compile(r"\b(HGMMA|HMMA|UTMALDG|LDGSTS)\b")
+# Tensor cores of Ampere and Hopper; asynchronous loads by threads, and by the tensor memory unit.
+_INSTRUCTIONS = ("HMMA", "HGMMA", "LDGSTS", "UTMALDG")
+_TENSOR_CORE = re.compile(rf"\b({'|'.join(_INSTRUCTIONS)})\b")
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 _TOOL_TIMEOUT_S = 120
 
@@ -84,7 +86,9 @@ def _cuobjdump(flag: str, path: Path) -> str:
 
 
 def _row(case: KernelCase, arch: int, compiled: Compiled, broken: list[str]) -> str:
-    counts = "".join(f"{compiled.instructions.get(name, 0):8d}" for name in ("HMMA", "HGMMA", "LDGSTS"))
+    counts = "".join(
+        f"{compiled.instructions.get(name, 0):8d}" for name in ("HMMA", "HGMMA", "LDGSTS", "UTMALDG")
+    )
     verdict = "ok" if not broken else "; ".join(broken)
     return (
         f"{case.name:36} sm_{arch} {compiled.registers:9d} {compiled.spilled_bytes:7d}"
@@ -116,7 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"compile_gate: no kernel's name contains {options.only!r}", file=sys.stderr)
         return 2
     print(f"Triton {triton.__version__}")
-    print(f"{'kernel':36} {'arch':5} {'registers':>9} {'spilled':>7} {'shared/K':>9}    HMMA   HGMMA  LDGSTS")
+    print(f"{'kernel':36} {'arch':5} {'registers':>9} {'spilled':>7} {'shared/K':>9}", end="")
+    print("".join(f"{name:>8}" for name in _INSTRUCTIONS))
     n_broken = 0
     for case, arch in work:
         compiled = compile_case(case, arch)

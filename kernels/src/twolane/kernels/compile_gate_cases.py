@@ -41,8 +41,8 @@ class Budget:
 class KernelCase:
     """One kernel with the types of its arguments.
 
-    types: argument → "*bf16", "i32", "fp32" …, or "16" appended after a colon when the value is a multiple
-    of 16; constants: the constexpr arguments. Pointers count as aligned to 16 bytes.
+    types: argument → "*bf16", "i32", "fp32" …, ":16" appended when divisible; constants: the
+    constexpr arguments. Pointers count as aligned to 16 bytes.
     """
 
     name: str
@@ -162,71 +162,71 @@ def _rotary() -> _Family:
     )
 
 
+_ATTENTION_TYPES = {
+    **dict.fromkeys(("q_ptr", "k_pages_ptr", "v_pages_ptr", "out_ptr"), "*bf16"),
+    **dict.fromkeys(("page_table_ptr", "context_lens_ptr", "cu_seqlens_ptr"), "*i32"),
+    **dict.fromkeys(("partial_ptr", "lse_ptr"), "*fp32"),
+    **dict.fromkeys(("stride_q", "stride_out", "stride_page", "stride_page_head"), "i32:16"),
+    **dict.fromkeys(("n_sequences", "programs_per_kv_head", "stride_table"), "i32"),
+    "scale_log2": "fp32",
+}
+_ATTENTION_SHAPE = {
+    "N_KV_HEADS": _KV_HEADS,
+    "N_HEADS": _HEADS,
+    "GROUP": _HEADS // _KV_HEADS,
+    "D": _HEAD_DIM,
+    "PAGE_TOKENS": _PAGE_TOKENS,
+    "WINDOW": 0,
+    "MAX_SPLITS": 64,
+    "BLOCK_SPLITS": 64,
+    "BLOCK_BATCH": _BATCH,
+    "BLOCK_GROUP": 16,
+    "BLOCK_D": _HEAD_DIM,
+    "UPCAST_DOT": False,
+}
+
+
 def _attention(arch: int) -> list[_Family]:
-    types = {
-        **dict.fromkeys(("q_ptr", "k_pages_ptr", "v_pages_ptr", "out_ptr"), "*bf16"),
-        **dict.fromkeys(("page_table_ptr", "context_lens_ptr", "cu_seqlens_ptr"), "*i32"),
-        **dict.fromkeys(("partial_ptr", "lse_ptr"), "*fp32"),
-        **dict.fromkeys(("stride_q", "stride_out", "stride_page", "stride_page_head"), "i32:16"),
-        **dict.fromkeys(("n_sequences", "programs_per_kv_head", "stride_table"), "i32"),
-        "scale_log2": "fp32",
-    }
-    shape = {
-        "N_KV_HEADS": _KV_HEADS,
-        "N_HEADS": _HEADS,
-        "GROUP": _HEADS // _KV_HEADS,
-        "D": _HEAD_DIM,
-        "PAGE_TOKENS": _PAGE_TOKENS,
-        "WINDOW": 0,
-        "MAX_SPLITS": 16,
-        "BLOCK_SPLITS": 16,
-        "BLOCK_BATCH": _BATCH,
-        "BLOCK_GROUP": 16,
-        "BLOCK_D": _HEAD_DIM,
-        "UPCAST_DOT": False,
-    }
-    decode = paged_decode_attention.candidates(_HEAD_DIM, 2)
-    prefill = paged_prefill_attention.candidates(_HEAD_DIM, 2, 8192, arch)
-    decode_budget = Budget(168, 160 * 1024, {80: ("HMMA", "LDGSTS"), 90: ("HMMA", "LDGSTS")})
-    prefill_budget = Budget(255, 227 * 1024, {80: ("HMMA", "LDGSTS"), 90: ("HGMMA", "LDGSTS")})
+    return [*_decode(), *_prefill(arch)]
+
+
+def _decode() -> list[_Family]:
+    types, shape = _ATTENTION_TYPES, _ATTENTION_SHAPE
+    configs = paged_decode_attention.candidates(_HEAD_DIM, 2)
+    budget = Budget(168, 160 * 1024, {80: ("HMMA", "LDGSTS"), 90: ("HMMA", "LDGSTS")})
     split, merge = paged_decode_attention._decode_split_kernel, paged_decode_attention._decode_merge_kernel
-    kernel = paged_prefill_attention._prefill_kernel
-    merge_shape = {**shape, "BLOCK_N": decode[0].blocks["BLOCK_N"]}
+    merge_shape = {**shape, "BLOCK_N": configs[0].blocks["BLOCK_N"]}
+    name = "paged_decode_attention"
     return [
-        ("paged_decode_attention", split, types, shape, decode, decode_budget),
-        (
-            "paged_decode_attention, one split",
-            split,
-            types,
-            {**shape, "MAX_SPLITS": 1},
-            decode[:1],
-            decode_budget,
-        ),
-        (
-            "paged_decode_attention, window",
-            split,
-            types,
-            {**shape, "WINDOW": 4096},
-            decode[:1],
-            decode_budget,
-        ),
-        (
-            "paged_decode_attention, merge",
-            merge,
-            types,
-            merge_shape,
-            [paged_decode_attention._MERGE],
-            Budget(96),
-        ),
-        ("paged_prefill_attention", kernel, types, shape, prefill, prefill_budget),
-        (
-            "paged_prefill_attention, window",
-            kernel,
-            types,
-            {**shape, "WINDOW": 4096},
-            prefill[:1],
-            prefill_budget,
-        ),
+        (name, split, types, shape, configs, budget),
+        (f"{name}, one split", split, types, {**shape, "MAX_SPLITS": 1}, configs[:1], budget),
+        (f"{name}, window", split, types, {**shape, "WINDOW": 4096}, configs[:1], budget),
+        (f"{name}, merge", merge, types, merge_shape, [paged_decode_attention._MERGE], Budget(64)),
+    ]
+
+
+def _prefill(arch: int) -> list[_Family]:
+    types, shape = _ATTENTION_TYPES, _ATTENTION_SHAPE
+    configs = paged_prefill_attention.candidates(_HEAD_DIM, 2, 8192, arch)
+    short = paged_prefill_attention.candidates(_HEAD_DIM, 2, 64, arch)[:1]
+    budget = Budget(255, 227 * 1024, {80: ("HMMA", "LDGSTS"), 90: ("HGMMA", "LDGSTS")})
+    kernel, name = paged_prefill_attention._prefill_kernel, "paged_prefill_attention"
+    shape = {**shape, "BY_DESCRIPTOR": 0}
+    described: list[_Family] = []
+    if arch >= 90:
+        block_n = configs[0].blocks["BLOCK_N"]
+        pages = dict.fromkeys(
+            ("k_pages_ptr", "v_pages_ptr"), f"tensordesc<bf16[1, 1, {block_n}, {_HEAD_DIM}]>"
+        )
+        options = paged_prefill_attention.by_descriptor(configs, block_n)
+        wide_pages = {**shape, "PAGE_TOKENS": 4 * _PAGE_TOKENS}
+        tensor_memory = Budget(255, 227 * 1024, {90: ("HGMMA", "UTMALDG")})
+        described = [(f"{name}, descriptor", kernel, {**types, **pages}, wide_pages, options, tensor_memory)]
+    return [
+        *described,
+        (name, kernel, types, shape, configs, budget),
+        (f"{name}, short", kernel, types, shape, short, budget),
+        (f"{name}, window", kernel, types, {**shape, "WINDOW": 4096}, configs[:1], budget),
     ]
 
 

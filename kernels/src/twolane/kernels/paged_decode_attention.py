@@ -10,6 +10,8 @@ KV.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -44,8 +46,10 @@ def _tokens_per_split(
     if WINDOW > 0:
         lengths = tl.minimum(lengths, WINDOW)
     share = tl.cdiv(tl.sum(lengths, axis=0), programs_per_kv_head)
-    tokens = tl.maximum(tl.maximum(share, tl.cdiv(length, MAX_SPLITS)), 1)
-    return tl.cdiv(tokens, BLOCK_N) * BLOCK_N
+    share = tl.maximum(tl.maximum(share, tl.cdiv(length, MAX_SPLITS)), 1)
+    # Equal parts: a share that just misses the length would leave a program with a handful of tokens.
+    n_parts = tl.maximum(tl.cdiv(length, share), 1)
+    return tl.maximum(tl.cdiv(tl.cdiv(length, n_parts), BLOCK_N), 1) * BLOCK_N
 
 
 @triton.jit
@@ -281,24 +285,44 @@ def max_splits(n_programs: int, kv_heads_of_batch: int, max_context_tokens: int,
     return min(launch.next_power_of_2(min(room, blocks)), _MAX_SPLITS)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How a launch splits the KV: splits per sequence at most, programs that share a KV head's tokens."""
+
+    splits: int
+    programs_per_kv_head: int
+
+
+def _plan(chosen: LaunchConfig, kv: KvPages, window: int, device: torch.device) -> _Plan:
+    _, n_kv_heads, page_tokens, _ = kv.k_pages.shape
+    n_sequences, max_pages = kv.page_table.shape
+    n_programs = launch.sm_count(device) * chosen.blocks["WAVES"]
+    longest = max_pages * page_tokens
+    if window:
+        longest = min(longest, window)
+    splits = max_splits(n_programs, n_sequences * n_kv_heads, longest, chosen.blocks["BLOCK_N"])
+    return _Plan(splits, max(1, n_programs // n_kv_heads))
+
+
 def _launch(
     chosen: LaunchConfig, q: torch.Tensor, kv: KvPages, scale: float, window: int, out: torch.Tensor
 ) -> None:
     n_sequences, n_heads, head_dim = q.shape
     _, n_kv_heads, page_tokens, _ = kv.k_pages.shape
-    n_programs = launch.sm_count(q.device) * chosen.blocks["WAVES"]
-    block_n = chosen.blocks["BLOCK_N"]
-    longest = kv.page_table.shape[1] * page_tokens
-    if window:
-        longest = min(longest, window)
-    splits = max_splits(n_programs, n_sequences * n_kv_heads, longest, block_n)
-    programs_per_kv_head = max(1, n_programs // n_kv_heads)
+    plan = _plan(chosen, kv, window, q.device)
     partial = lse = out
-    if splits > 1:
-        partial = torch.empty((n_sequences, n_heads, splits, head_dim), dtype=torch.float32, device=q.device)
-        lse = torch.empty((n_sequences, n_heads, splits), dtype=torch.float32, device=q.device)
-    block_batch = launch.next_power_of_2(n_sequences)
-    _decode_split_kernel[(n_kv_heads, splits, n_sequences)](
+    if plan.splits > 1:
+        shape = (n_sequences, n_heads, plan.splits)
+        partial = torch.empty((*shape, head_dim), dtype=torch.float32, device=q.device)
+        lse = torch.empty(shape, dtype=torch.float32, device=q.device)
+    shared = {
+        "D": head_dim,
+        "WINDOW": window,
+        "MAX_SPLITS": plan.splits,
+        "BLOCK_BATCH": launch.next_power_of_2(n_sequences),
+        "BLOCK_N": chosen.blocks["BLOCK_N"],
+    }
+    _decode_split_kernel[(n_kv_heads, plan.splits, n_sequences)](
         q,
         kv.k_pages,
         kv.v_pages,
@@ -308,7 +332,7 @@ def _launch(
         partial,
         lse,
         n_sequences,
-        programs_per_kv_head,
+        plan.programs_per_kv_head,
         scale * math.log2(math.e),
         q.stride(0),
         out.stride(0),
@@ -317,33 +341,37 @@ def _launch(
         kv.page_table.stride(0),
         N_KV_HEADS=n_kv_heads,
         GROUP=n_heads // n_kv_heads,
-        D=head_dim,
         PAGE_TOKENS=page_tokens,
-        WINDOW=window,
-        MAX_SPLITS=splits,
-        BLOCK_BATCH=block_batch,
         BLOCK_GROUP=max(_MIN_GROUP_ROWS, launch.next_power_of_2(n_heads // n_kv_heads)),
         BLOCK_D=launch.next_power_of_2(max(head_dim, 16)),
-        BLOCK_N=block_n,
         UPCAST_DOT=launch.INTERPRETED,
+        **shared,
         **chosen.compile_options(),
     )
-    if splits > 1:
-        _decode_merge_kernel[(n_heads, n_sequences)](
-            partial,
-            lse,
-            kv.context_lens,
-            out,
-            n_sequences,
-            programs_per_kv_head,
-            out.stride(0),
-            N_HEADS=n_heads,
-            D=head_dim,
-            WINDOW=window,
-            MAX_SPLITS=splits,
-            BLOCK_BATCH=block_batch,
-            BLOCK_SPLITS=splits,
-            BLOCK_D=launch.next_power_of_2(head_dim),
-            BLOCK_N=block_n,
-            **_MERGE.compile_options(),
-        )
+    if plan.splits > 1:
+        _merge(partial, lse, kv.context_lens, out, plan, shared)
+
+
+def _merge(
+    partial: torch.Tensor,
+    lse: torch.Tensor,
+    context_lens: torch.Tensor,
+    out: torch.Tensor,
+    plan: _Plan,
+    shared: Mapping[str, int],
+) -> None:
+    n_sequences, n_heads, head_dim = out.shape
+    _decode_merge_kernel[(n_heads, n_sequences)](
+        partial,
+        lse,
+        context_lens,
+        out,
+        n_sequences,
+        plan.programs_per_kv_head,
+        out.stride(0),
+        N_HEADS=n_heads,
+        BLOCK_SPLITS=plan.splits,
+        BLOCK_D=launch.next_power_of_2(head_dim),
+        **shared,
+        **_MERGE.compile_options(),
+    )

@@ -13,6 +13,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from twolane.kernels import launch, tuning
 from twolane.kernels.paged_kv import KvPages, validate_attention
@@ -33,13 +34,15 @@ def _attend_range(
     k_pages_ptr,
     v_pages_ptr,
     table,
-    head_offset,
+    kv_head,
     stride_page,
+    stride_page_head,
     scale_log2,
     D: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
     WINDOW: tl.constexpr,
     MASKED: tl.constexpr,
+    BY_DESCRIPTOR: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     UPCAST_DOT: tl.constexpr,
@@ -51,27 +54,42 @@ def _attend_range(
     in_dim = dims < D
     # Page numbers are read one block ahead: were they read where they're used, the loads of K and V would
     # hang on them and could be pipelined by one stage less.
-    token = begin + columns
-    page = tl.load(table + token // PAGE_TOKENS, mask=token < end, other=0).to(tl.int64)
+    if BY_DESCRIPTOR:
+        page = tl.load(table + begin // PAGE_TOKENS, mask=begin < end, other=0).to(tl.int32)
+    else:
+        page = tl.load(table + (begin + columns) // PAGE_TOKENS, mask=begin + columns < end, other=0).to(
+            tl.int64
+        )
     for block in tl.range(begin, end, BLOCK_N):
         token = block + columns
-        row = page * stride_page + head_offset + token % PAGE_TOKENS * D
-        ahead = token + BLOCK_N
-        page = tl.load(table + ahead // PAGE_TOKENS, mask=ahead < end, other=0).to(tl.int64)
-        offset = row[:, None] + dims[None, :]
-        if MASKED:
-            mask = (token < end)[:, None] & in_dim[None, :]
-            k = tl.load(k_pages_ptr + offset, mask=mask, other=0.0)
-            v = tl.load(v_pages_ptr + offset, mask=mask, other=0.0)
-        elif BLOCK_D != D:
-            k = tl.load(k_pages_ptr + offset, mask=in_dim[None, :], other=0.0)
-            v = tl.load(v_pages_ptr + offset, mask=in_dim[None, :], other=0.0)
+        if BY_DESCRIPTOR:
+            # A block lies in one page. What the page holds past the context may be anything, NaN included.
+            at = block % PAGE_TOKENS
+            k = tl.reshape(k_pages_ptr.load([page, kv_head, at, 0]), [BLOCK_N, BLOCK_D])
+            v = tl.reshape(v_pages_ptr.load([page, kv_head, at, 0]), [BLOCK_N, BLOCK_D])
+            ahead = block + BLOCK_N
+            page = tl.load(table + ahead // PAGE_TOKENS, mask=ahead < end, other=0).to(tl.int32)
         else:
-            k = tl.load(k_pages_ptr + offset)
-            v = tl.load(v_pages_ptr + offset)
+            row = page * stride_page + kv_head * stride_page_head + token % PAGE_TOKENS * D
+            ahead = token + BLOCK_N
+            page = tl.load(table + ahead // PAGE_TOKENS, mask=ahead < end, other=0).to(tl.int64)
+            offset = row[:, None] + dims[None, :]
+            if MASKED:
+                mask = (token < end)[:, None] & in_dim[None, :]
+                k = tl.load(k_pages_ptr + offset, mask=mask, other=0.0)
+                v = tl.load(v_pages_ptr + offset, mask=mask, other=0.0)
+            elif BLOCK_D != D:
+                k = tl.load(k_pages_ptr + offset, mask=in_dim[None, :], other=0.0)
+                v = tl.load(v_pages_ptr + offset, mask=in_dim[None, :], other=0.0)
+            else:
+                k = tl.load(k_pages_ptr + offset)
+                v = tl.load(v_pages_ptr + offset)
         if UPCAST_DOT:
             k = k.to(tl.float32)
             v = v.to(tl.float32)
+        if BY_DESCRIPTOR and MASKED:
+            # A weight of zero doesn't silence NaN.
+            v = tl.where((token < end)[:, None], v, 0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         if MASKED:
             visible = token[None, :] <= position[:, None]
@@ -127,6 +145,7 @@ def _prefill_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    BY_DESCRIPTOR: tl.constexpr,
     UPCAST_DOT: tl.constexpr,
 ):
     # A block holds BLOCK_Q tokens, each with the GROUP query heads of one KV head.
@@ -172,19 +191,21 @@ def _prefill_kernel(
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     table = page_table_ptr + sequence * stride_table
-    head_offset = kv_head * stride_page_head
     if WINDOW > 0:
         acc, total, peak = _attend_range(
-            acc, total, peak, q, position, begin, full_begin, k_pages_ptr, v_pages_ptr, table, head_offset,
-            stride_page, scale_log2, D, PAGE_TOKENS, WINDOW, True, BLOCK_D, BLOCK_N, UPCAST_DOT,
+            acc, total, peak, q, position, begin, full_begin, k_pages_ptr, v_pages_ptr, table, kv_head,
+            stride_page, stride_page_head, scale_log2, D, PAGE_TOKENS, WINDOW, True, BY_DESCRIPTOR, BLOCK_D,
+        BLOCK_N, UPCAST_DOT,
         )  # fmt: skip
     acc, total, peak = _attend_range(
-        acc, total, peak, q, position, full_begin, full_end, k_pages_ptr, v_pages_ptr, table, head_offset,
-        stride_page, scale_log2, D, PAGE_TOKENS, WINDOW, False, BLOCK_D, BLOCK_N, UPCAST_DOT,
+        acc, total, peak, q, position, full_begin, full_end, k_pages_ptr, v_pages_ptr, table, kv_head,
+        stride_page, stride_page_head, scale_log2, D, PAGE_TOKENS, WINDOW, False, BY_DESCRIPTOR, BLOCK_D,
+        BLOCK_N, UPCAST_DOT,
     )  # fmt: skip
     acc, total, peak = _attend_range(
-        acc, total, peak, q, position, full_end, end, k_pages_ptr, v_pages_ptr, table, head_offset,
-        stride_page, scale_log2, D, PAGE_TOKENS, WINDOW, True, BLOCK_D, BLOCK_N, UPCAST_DOT,
+        acc, total, peak, q, position, full_end, end, k_pages_ptr, v_pages_ptr, table, kv_head,
+        stride_page, stride_page_head, scale_log2, D, PAGE_TOKENS, WINDOW, True, BY_DESCRIPTOR, BLOCK_D,
+        BLOCK_N, UPCAST_DOT,
     )  # fmt: skip
 
     # Rows that hold no token may have seen nothing; they aren't stored.
@@ -241,8 +262,11 @@ def paged_prefill_attention(
         q.dtype,
         window,
     )
-    capability = launch.compute_capability(q.device)
-    options = candidates(q.shape[2], q.element_size(), per_sequence * group, capability)
+    options = candidates(
+        q.shape[2], q.element_size(), per_sequence * group, launch.compute_capability(q.device)
+    )
+    if _describable(kv):
+        options = by_descriptor(options, kv.k_pages.shape[2]) + options
     chosen = tuning.choose(_OP, shape_class, options, make_trial, q.device)
     _launch(chosen, q, kv, cu_seqlens_q, (factor, window), result)
     return result
@@ -272,6 +296,27 @@ def candidates(
     return small + large if rows_per_sequence <= 64 else large + small
 
 
+def by_descriptor(options: list[LaunchConfig], page_tokens: int) -> list[LaunchConfig]:
+    """The same configurations with blocks of keys fetched by the tensor memory unit, where a block fits a
+    page."""
+    return [
+        LaunchConfig(option.num_warps, option.num_stages, {**option.blocks, "BY_DESCRIPTOR": 1})
+        for option in options
+        if page_tokens % option.blocks["BLOCK_N"] == 0
+    ]
+
+
+def _describable(kv: KvPages) -> bool:
+    """Whether a hardware descriptor can address these pages: Hopper, heads of a power of two, 16-byte
+    strides."""
+    pages = kv.k_pages
+    head_dim = pages.shape[3]
+    aligned = all(stride * pages.element_size() % 16 == 0 for stride in pages.stride()[:3])
+    aligned = aligned and kv.k_pages.data_ptr() % 16 == 0 and kv.v_pages.data_ptr() % 16 == 0
+    hopper = launch.INTERPRETED or launch.compute_capability(pages.device) >= 90
+    return hopper and aligned and head_dim >= 16 and head_dim == launch.next_power_of_2(head_dim)
+
+
 def _launch(
     chosen: LaunchConfig,
     q: torch.Tensor,
@@ -284,12 +329,16 @@ def _launch(
     _, n_kv_heads, page_tokens, _ = kv.k_pages.shape
     n_sequences, group = kv.page_table.shape[0], n_heads // n_kv_heads
     scale, window = scale_and_window
+    k_source, v_source = kv.k_pages, kv.v_pages
+    if chosen.blocks.get("BY_DESCRIPTOR", 0):
+        block = [1, 1, chosen.blocks["BLOCK_N"], head_dim]
+        k_source, v_source = (TensorDescriptor.from_tensor(pages, block) for pages in (k_source, v_source))
     # Every sequence has at most one block more than its tokens fill.
     n_blocks = n_tokens // (chosen.blocks["BLOCK_M"] // group) + n_sequences
     _prefill_kernel[(n_blocks, n_kv_heads)](
         q,
-        kv.k_pages,
-        kv.v_pages,
+        k_source,
+        v_source,
         kv.page_table,
         kv.context_lens,
         cu_seqlens_q,
@@ -308,5 +357,5 @@ def _launch(
         BLOCK_BATCH=launch.next_power_of_2(n_sequences),
         BLOCK_D=launch.next_power_of_2(max(head_dim, 16)),
         UPCAST_DOT=launch.INTERPRETED,
-        **chosen.options(),
+        **{"BY_DESCRIPTOR": 0, **chosen.options()},
     )

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class ChoiceCache:
         failures: list[str] = []
         for index, candidate in enumerate(candidates):
             try:
-                timings.append((self._timer(lambda chosen=candidate: trial(chosen)), index))  # type: ignore[misc]
+                timings.append((self._timer(partial(trial, candidate)), index))
             except triton.runtime.errors.OutOfResources as error:
                 failures.append(f"{candidate}: {error}")
         if not timings:

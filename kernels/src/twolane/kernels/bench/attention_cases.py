@@ -7,6 +7,7 @@ SDPA gets the same keys and values dense and padded, without paging: it's the ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -32,6 +33,11 @@ def attention_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> I
         yield "paged_decode_attention", partial(_decode, sizes, label, list(contexts), device, dtype)
     for label, sequences in sizes.prefill_batches:
         yield "paged_prefill_attention", partial(_prefill, sizes, label, list(sequences), device, dtype)
+    # Wide pages let Hopper's tensor memory unit fetch a block of keys at once.
+    wide = replace(sizes, page_tokens=sizes.wide_page_tokens)
+    label, sequences = sizes.prefill_batches[0]
+    label = f"{label}, pages of {wide.page_tokens}"
+    yield "paged_prefill_attention", partial(_prefill, wide, label, list(sequences), device, dtype)
 
 
 def _paged(sizes: Sizes, contexts: list[int], device: torch.device, dtype: torch.dtype) -> KvPages:

@@ -47,6 +47,7 @@ class Sizes:
     vocab: int
     n_layers: int
     page_tokens: int
+    wide_page_tokens: int
     tokens: int
     batch: int
     transfer_pages: int
@@ -64,6 +65,7 @@ FULL = Sizes(
     vocab=151936,
     n_layers=36,
     page_tokens=16,
+    wide_page_tokens=64,
     tokens=8192,
     batch=64,
     transfer_pages=256,
@@ -94,6 +96,7 @@ TINY = Sizes(
     vocab=100,
     n_layers=2,
     page_tokens=4,
+    wide_page_tokens=64,
     tokens=3,
     batch=2,
     transfer_pages=2,
