@@ -52,6 +52,10 @@ class AnswerText:
 
     def feed(self, token_ids: Sequence[int], logprobs: Sequence[pb.TokenLogprob] = ()) -> str:
         """Text that may be shown now."""
+        if self._matcher is None and not logprobs and len(token_ids) == 1:
+            # What nearly every event is.
+            self.n_tokens += 1
+            return self._detokenizer.feed(token_ids[0])
         shown = ""
         for place, token_id in enumerate(token_ids):
             if logprobs:

@@ -163,6 +163,7 @@ class RouterApp:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             date_header=False,
             backlog=_BACKLOG,
             timeout_keep_alive=75,

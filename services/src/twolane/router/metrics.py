@@ -13,13 +13,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from twolane.core.request import Lane, Usage
 from twolane.router.generation import Generation, GenerationRequest
+from twolane.router.tally import Tally
 from twolane.telemetry.metrics import REQUEST_BUCKETS_S, TOKEN_BUCKETS_S
 
 TOKEN_COUNT_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
 class RouterMetrics:
-    """The router's metrics in one registry."""
+    """The router's metrics in one registry.
+
+    Attributes:
+        next_tokens: takes the seconds between tokens of an answer, and how many were so far apart.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         lane = ("lane",)
@@ -34,12 +39,13 @@ class RouterMetrics:
             registry=registry,
         )
         self._ttft = {which: ttft.labels(which.value) for which in Lane}
-        self._next = Histogram(
+        self._next = Tally(
             "twolane_router_inter_token_latency_seconds",
             "Between two tokens of one answer.",
-            buckets=TOKEN_BUCKETS_S,
-            registry=registry,
+            TOKEN_BUCKETS_S,
+            registry,
         )
+        self.next_tokens = self._next.observe
         e2e = Histogram(
             "twolane_router_e2e_seconds",
             "From a request's arrival to its end.",
@@ -77,11 +83,6 @@ class RouterMetrics:
     def first_token(self, request: GenerationRequest, lane: Lane) -> None:
         """An answer's first token came."""
         self._ttft[lane].observe(_age_s(request))
-
-    def next_tokens(self, seconds: float, count: int) -> None:
-        """`count` further tokens came, `seconds` apart."""
-        for _ in range(count):
-            self._next.observe(seconds)
 
     def ended(self, generation: Generation, usage: Usage) -> None:
         """A request that was sent to workers is over."""

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from twolane.core.errors import Cancelled, Internal, InvalidRequest, MethodNotAllowed, TwolaneError
 from twolane.router.asgi import JSON, Headers, client_request_id, header, read_json, send_body, send_error
 from twolane.router.generation import Generation, GenerationRequest
+from twolane.router.http_protocol import DIRECT_CHUNK
 from twolane.router.openai_format import ChatFormat, CompletionFormat, Format
 from twolane.router.openai_types import ChatBody, CompletionBody, GenerationBody, read_body
 from twolane.router.prompts import read_messages
@@ -61,11 +62,12 @@ class _Job:
     stream: bool
     include_usage: bool
 
-    def sink(self) -> StreamSink | WholeSink:
+    def sink(self, scope: Scope) -> StreamSink | WholeSink:
         """Takes what the request brings."""
         logprobs = self.request.sampling[0].top_logprobs is not None
         if self.stream:
-            return StreamSink(self.form, logprobs=logprobs)
+            write_now = scope.get("extensions", {}).get(DIRECT_CHUNK, {}).get("write")
+            return StreamSink(self.form, logprobs=logprobs, write_now=write_now)
         return WholeSink(len(self.request.prompts) * self.request.n, logprobs=logprobs)
 
 
@@ -83,7 +85,7 @@ class _Endpoint(ABC):
         with start_span("router.request", header(scope, b"traceparent"), attributes) as span:
             try:
                 job = await self._read(call)
-                sink = job.sink()
+                sink = job.sink(scope)
                 generation = await self._serving.start(job.request, sink)
             except TwolaneError as error:
                 span.set_attribute("twolane.outcome", error.code)

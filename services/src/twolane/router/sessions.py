@@ -196,7 +196,6 @@ class WorkerSession:
             await self._wake
 
     async def _read(self, call: Call) -> None:
-        legs = self._legs
         while True:
             message = await call.read()
             if not isinstance(message, worker_pb2.WorkerMessage):
@@ -207,21 +206,22 @@ class WorkerSession:
                 return
             if message.HasField("step"):
                 for event in message.step.events:
-                    leg = legs.get(event.stream_id)
-                    if leg is not None:
-                        self._deliver(leg, event)
+                    leg = self._legs.get(event.stream_id)
+                    if leg is None:
+                        continue
+                    try:
+                        leg.on_event(event)
+                    except Exception:
+                        log.exception("an event could not be handled", extra={"worker_id": self.worker_id})
+                        self._fail(leg)
             elif message.HasField("load"):
                 self.books.report(message.load, time.monotonic())
 
-    def _deliver(self, leg: Leg, event: worker_pb2.RequestEvent) -> None:
-        try:
-            leg.on_event(event)
-        except Exception:
-            # One request's defect must not take down the others on this stream.
-            log.exception("an event could not be handled", extra={"worker_id": self.worker_id})
-            self.cancel(leg.stream_id)
-            self.forget(leg.stream_id)
-            leg.lose(Internal("the answer could not be processed; the log says why"))
+    def _fail(self, leg: Leg) -> None:
+        """Ends the part whose event raised: one request's defect must not take down the others."""
+        self.cancel(leg.stream_id)
+        self.forget(leg.stream_id)
+        leg.lose(Internal("the answer could not be processed; the log says why"))
 
     def _disconnect(self, error: TwolaneError) -> None:
         was_connected, self.connected = self.connected, False

@@ -1,7 +1,7 @@
 """Where a request's pieces go: into the bytes of an event stream, or together until the end.
 
-The HTTP endpoints make one per request. Pieces that come while the client's socket is busy wait here
-and leave in one write.
+The HTTP endpoints make one per request. A piece goes to the socket at once if it can; pieces that come
+while the socket is busy wait here and leave in one write.
 """
 
 from __future__ import annotations
@@ -56,8 +56,12 @@ class StreamSink:
         ended: the request is over.
     """
 
-    def __init__(self, form: Format, *, logprobs: bool) -> None:
+    def __init__(self, form: Format, *, logprobs: bool, write_now: Callable[[bytes], bool] | None) -> None:
+        """`write_now` writes a chunk after the headers unless the connection is busy; None: there is none."""
         self.ended = False
+        self._write_now = write_now
+        # Set once the headers are out.
+        self._direct: Callable[[bytes], bool] | None = None
         self._form = form
         self._logprobs = logprobs
         self._begun: set[int] = set()
@@ -67,16 +71,16 @@ class StreamSink:
 
     def on_piece(self, answer: Answer, text: str, finish: FinishReason | None) -> None:
         """See generation.Sink."""
-        index, form, pending = answer.index, self._form, self._pending
+        index, form = answer.index, self._form
+        logprobs = answer.take_logprobs() if self._logprobs else ()
+        data = form.piece(index, text, logprobs) if text or logprobs else b""
         if index not in self._begun:
             self._begun.add(index)
-            pending.append(form.first(index))
-        logprobs = answer.take_logprobs() if self._logprobs else ()
-        if text or logprobs:
-            pending.append(form.piece(index, text, logprobs))
+            data = form.first(index) + data
         if finish is not None:
-            pending.append(form.last(index, finish))
-        self._wake()
+            data += form.last(index, finish)
+        if data:
+            self._put(data)
 
     def on_end(self, error: TwolaneError | None) -> None:
         """See generation.Sink."""
@@ -94,12 +98,21 @@ class StreamSink:
         if self._error is not None:
             raise self._error
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._direct = self._write_now
         while not self.ended:
             await send({"type": "http.response.body", "body": self._take(), "more_body": True})
             await self._wait()
         # The status is out: an error is the last event, and no [DONE] follows it.
         end = last() + DONE if self._error is None else b"data: " + error_body(self._error) + b"\n\n"
         await send({"type": "http.response.body", "body": self._take() + end, "more_body": False})
+
+    def _put(self, data: bytes) -> None:
+        waiter, direct = self._waiter, self._direct
+        # Only while the task that writes is parked: otherwise older pieces may still be on their way.
+        if direct is not None and waiter is not None and not waiter.done() and direct(data):
+            return
+        self._pending.append(data)
+        self._wake()
 
     def _take(self) -> bytes:
         data = b"".join(self._pending)
