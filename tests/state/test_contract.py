@@ -60,6 +60,19 @@ async def test_a_registered_worker_is_listed_as_it_came(store: Any, make_worker:
     assert await store.state.find_workers([]) == {}
 
 
+async def test_one_holder_leads_until_its_time_is_over(store: Any) -> None:
+    """It may prolong its lead; another gets it only afterwards."""
+    assert await store.state.lead("a", LONG_S)
+    assert not await store.state.lead("b", LONG_S)
+    assert await store.state.lead("a", store.short_ttl_s)
+
+    async def taken() -> bool:
+        return bool(await store.state.lead("b", LONG_S))
+
+    await store.until(taken)
+    assert not await store.state.lead("a", LONG_S)
+
+
 async def test_incarnations_grow_with_every_registration(store: Any, make_worker: Make) -> None:
     """Also over deregistration, so that a number never names two lives of a worker."""
     numbers = []

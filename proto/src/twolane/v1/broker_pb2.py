@@ -27,7 +27,7 @@ from twolane.v1 import types_pb2 as twolane_dot_v1_dot_types__pb2
 from twolane.v1 import worker_pb2 as twolane_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17twolane/v1/broker.proto\x12\ntwolane.v1\x1a\x19twolane/v1/transfer.proto\x1a\x16twolane/v1/types.proto\x1a\x17twolane/v1/worker.proto\"\xa6\x02\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.twolane.v1.Role\x12\x1e\n\x04lane\x18\x05 \x01(\x0e\x32\x10.twolane.v1.Lane\x12\x31\n\x0b\x66ingerprint\x18\x06 \x01(\x0b\x32\x1c.twolane.v1.ModelFingerprint\x12\x0f\n\x07host_id\x18\x07 \x01(\t\x12)\n\ntransports\x18\x08 \x03(\x0e\x32\x15.twolane.v1.Transport\x12\x1e\n\x04load\x18\t \x01(\x0b\x32\x10.twolane.v1.Load\x12\x10\n\x08\x64raining\x18\n \x01(\x08\"P\n\x0fRegisterRequest\x12&\n\x06worker\x18\x01 \x01(\x0b\x32\x16.twolane.v1.WorkerInfo\x12\x15\n\rprefix_hashes\x18\x02 \x03(\x0c\"F\n\x10RegisterResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x02 \x01(\r\"\xda\x01\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1e\n\x04load\x18\x03 \x01(\x0b\x32\x10.twolane.v1.Load\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.twolane.v1.Role\x12\x1e\n\x04lane\x18\x05 \x01(\x0e\x32\x10.twolane.v1.Lane\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x14\n\x0cprefix_added\x18\x07 \x03(\x0c\x12\x16\n\x0eprefix_removed\x18\x08 \x03(\x0c\"S\n\x11HeartbeatResponse\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.twolane.v1.Role\x12\x1e\n\x04lane\x18\x02 \x01(\x0e\x32\x10.twolane.v1.Lane\";\n\x11\x44\x65registerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\x14\n\x12\x44\x65registerResponse\"1\n\x0cWatchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nwatcher_id\x18\x02 \x01(\t\"\x82\x01\n\x0c\x43lusterEvent\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\'\n\x07workers\x18\x02 \x03(\x0b\x32\x16.twolane.v1.WorkerInfo\x12\x0c\n\x04gone\x18\x03 \x03(\t\x12)\n\x08prefixes\x18\x04 \x03(\x0b\x32\x17.twolane.v1.PrefixDelta\"@\n\x0bPrefixDelta\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\x0c\x12\x0f\n\x07removed\x18\x03 \x03(\x0c\"\x94\x01\n\x11GrantLeaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\x19\n\x11owner_incarnation\x18\x03 \x01(\x04\x12\x11\n\twriter_id\x18\x04 \x01(\t\x12\x1a\n\x12writer_incarnation\x18\x05 \x01(\x04\x12\x0f\n\x07n_pages\x18\x06 \x01(\r\"6\n\x12GrantLeaseResponse\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.twolane.v1.Lease\"T\n\x12RenewLeasesRequest\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x19\n\x11owner_incarnation\x18\x02 \x01(\x04\x12\x11\n\tlease_ids\x18\x03 \x03(\t\"&\n\x13RenewLeasesResponse\x12\x0f\n\x07\x65xpired\x18\x01 \x03(\t\"V\n\x14ReleaseLeasesRequest\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x19\n\x11owner_incarnation\x18\x02 \x01(\x04\x12\x11\n\tlease_ids\x18\x03 \x03(\t\"\x17\n\x15ReleaseLeasesResponse\"\x16\n\x14\x42rokerInspectRequest\"{\n\x15\x42rokerInspectResponse\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.twolane.v1.WorkerInfo\x12!\n\x06leases\x18\x02 \x03(\x0b\x32\x11.twolane.v1.Lease\x12\x16\n\x0eprefix_entries\x18\x03 \x01(\x04\x32\xe8\x04\n\x06\x42roker\x12\x45\n\x08Register\x12\x1b.twolane.v1.RegisterRequest\x1a\x1c.twolane.v1.RegisterResponse\x12H\n\tHeartbeat\x12\x1c.twolane.v1.HeartbeatRequest\x1a\x1d.twolane.v1.HeartbeatResponse\x12K\n\nDeregister\x12\x1d.twolane.v1.DeregisterRequest\x1a\x1e.twolane.v1.DeregisterResponse\x12=\n\x05Watch\x12\x18.twolane.v1.WatchRequest\x1a\x18.twolane.v1.ClusterEvent0\x01\x12K\n\nGrantLease\x12\x1d.twolane.v1.GrantLeaseRequest\x1a\x1e.twolane.v1.GrantLeaseResponse\x12N\n\x0bRenewLeases\x12\x1e.twolane.v1.RenewLeasesRequest\x1a\x1f.twolane.v1.RenewLeasesResponse\x12T\n\rReleaseLeases\x12 .twolane.v1.ReleaseLeasesRequest\x1a!.twolane.v1.ReleaseLeasesResponse\x12N\n\x07Inspect\x12 .twolane.v1.BrokerInspectRequest\x1a!.twolane.v1.BrokerInspectResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17twolane/v1/broker.proto\x12\ntwolane.v1\x1a\x19twolane/v1/transfer.proto\x1a\x16twolane/v1/types.proto\x1a\x17twolane/v1/worker.proto\"\xa6\x02\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.twolane.v1.Role\x12\x1e\n\x04lane\x18\x05 \x01(\x0e\x32\x10.twolane.v1.Lane\x12\x31\n\x0b\x66ingerprint\x18\x06 \x01(\x0b\x32\x1c.twolane.v1.ModelFingerprint\x12\x0f\n\x07host_id\x18\x07 \x01(\t\x12)\n\ntransports\x18\x08 \x03(\x0e\x32\x15.twolane.v1.Transport\x12\x1e\n\x04load\x18\t \x01(\x0b\x32\x10.twolane.v1.Load\x12\x10\n\x08\x64raining\x18\n \x01(\x08\"P\n\x0fRegisterRequest\x12&\n\x06worker\x18\x01 \x01(\x0b\x32\x16.twolane.v1.WorkerInfo\x12\x15\n\rprefix_hashes\x18\x02 \x03(\x0c\"F\n\x10RegisterResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x02 \x01(\r\"\xda\x01\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1e\n\x04load\x18\x03 \x01(\x0b\x32\x10.twolane.v1.Load\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.twolane.v1.Role\x12\x1e\n\x04lane\x18\x05 \x01(\x0e\x32\x10.twolane.v1.Lane\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x14\n\x0cprefix_added\x18\x07 \x03(\x0c\x12\x16\n\x0eprefix_removed\x18\x08 \x03(\x0c\"\x13\n\x11HeartbeatResponse\";\n\x11\x44\x65registerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\x14\n\x12\x44\x65registerResponse\"1\n\x0cWatchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nwatcher_id\x18\x02 \x01(\t\"\x82\x01\n\x0c\x43lusterEvent\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\'\n\x07workers\x18\x02 \x03(\x0b\x32\x16.twolane.v1.WorkerInfo\x12\x0c\n\x04gone\x18\x03 \x03(\t\x12)\n\x08prefixes\x18\x04 \x03(\x0b\x32\x17.twolane.v1.PrefixDelta\"@\n\x0bPrefixDelta\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\x0c\x12\x0f\n\x07removed\x18\x03 \x03(\x0c\"\x94\x01\n\x11GrantLeaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\x19\n\x11owner_incarnation\x18\x03 \x01(\x04\x12\x11\n\twriter_id\x18\x04 \x01(\t\x12\x1a\n\x12writer_incarnation\x18\x05 \x01(\x04\x12\x0f\n\x07n_pages\x18\x06 \x01(\r\"6\n\x12GrantLeaseResponse\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.twolane.v1.Lease\"T\n\x12RenewLeasesRequest\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x19\n\x11owner_incarnation\x18\x02 \x01(\x04\x12\x11\n\tlease_ids\x18\x03 \x03(\t\"&\n\x13RenewLeasesResponse\x12\x0f\n\x07\x65xpired\x18\x01 \x03(\t\"V\n\x14ReleaseLeasesRequest\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x19\n\x11owner_incarnation\x18\x02 \x01(\x04\x12\x11\n\tlease_ids\x18\x03 \x03(\t\"\x17\n\x15ReleaseLeasesResponse\"\x16\n\x14\x42rokerInspectRequest\"{\n\x15\x42rokerInspectResponse\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.twolane.v1.WorkerInfo\x12!\n\x06leases\x18\x02 \x03(\x0b\x32\x11.twolane.v1.Lease\x12\x16\n\x0eprefix_entries\x18\x03 \x01(\x04\x32\xe8\x04\n\x06\x42roker\x12\x45\n\x08Register\x12\x1b.twolane.v1.RegisterRequest\x1a\x1c.twolane.v1.RegisterResponse\x12H\n\tHeartbeat\x12\x1c.twolane.v1.HeartbeatRequest\x1a\x1d.twolane.v1.HeartbeatResponse\x12K\n\nDeregister\x12\x1d.twolane.v1.DeregisterRequest\x1a\x1e.twolane.v1.DeregisterResponse\x12=\n\x05Watch\x12\x18.twolane.v1.WatchRequest\x1a\x18.twolane.v1.ClusterEvent0\x01\x12K\n\nGrantLease\x12\x1d.twolane.v1.GrantLeaseRequest\x1a\x1e.twolane.v1.GrantLeaseResponse\x12N\n\x0bRenewLeases\x12\x1e.twolane.v1.RenewLeasesRequest\x1a\x1f.twolane.v1.RenewLeasesResponse\x12T\n\rReleaseLeases\x12 .twolane.v1.ReleaseLeasesRequest\x1a!.twolane.v1.ReleaseLeasesResponse\x12N\n\x07Inspect\x12 .twolane.v1.BrokerInspectRequest\x1a!.twolane.v1.BrokerInspectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,33 +43,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEATREQUEST']._serialized_start=567
   _globals['_HEARTBEATREQUEST']._serialized_end=785
   _globals['_HEARTBEATRESPONSE']._serialized_start=787
-  _globals['_HEARTBEATRESPONSE']._serialized_end=870
-  _globals['_DEREGISTERREQUEST']._serialized_start=872
-  _globals['_DEREGISTERREQUEST']._serialized_end=931
-  _globals['_DEREGISTERRESPONSE']._serialized_start=933
-  _globals['_DEREGISTERRESPONSE']._serialized_end=953
-  _globals['_WATCHREQUEST']._serialized_start=955
-  _globals['_WATCHREQUEST']._serialized_end=1004
-  _globals['_CLUSTEREVENT']._serialized_start=1007
-  _globals['_CLUSTEREVENT']._serialized_end=1137
-  _globals['_PREFIXDELTA']._serialized_start=1139
-  _globals['_PREFIXDELTA']._serialized_end=1203
-  _globals['_GRANTLEASEREQUEST']._serialized_start=1206
-  _globals['_GRANTLEASEREQUEST']._serialized_end=1354
-  _globals['_GRANTLEASERESPONSE']._serialized_start=1356
-  _globals['_GRANTLEASERESPONSE']._serialized_end=1410
-  _globals['_RENEWLEASESREQUEST']._serialized_start=1412
-  _globals['_RENEWLEASESREQUEST']._serialized_end=1496
-  _globals['_RENEWLEASESRESPONSE']._serialized_start=1498
-  _globals['_RENEWLEASESRESPONSE']._serialized_end=1536
-  _globals['_RELEASELEASESREQUEST']._serialized_start=1538
-  _globals['_RELEASELEASESREQUEST']._serialized_end=1624
-  _globals['_RELEASELEASESRESPONSE']._serialized_start=1626
-  _globals['_RELEASELEASESRESPONSE']._serialized_end=1649
-  _globals['_BROKERINSPECTREQUEST']._serialized_start=1651
-  _globals['_BROKERINSPECTREQUEST']._serialized_end=1673
-  _globals['_BROKERINSPECTRESPONSE']._serialized_start=1675
-  _globals['_BROKERINSPECTRESPONSE']._serialized_end=1798
-  _globals['_BROKER']._serialized_start=1801
-  _globals['_BROKER']._serialized_end=2417
+  _globals['_HEARTBEATRESPONSE']._serialized_end=806
+  _globals['_DEREGISTERREQUEST']._serialized_start=808
+  _globals['_DEREGISTERREQUEST']._serialized_end=867
+  _globals['_DEREGISTERRESPONSE']._serialized_start=869
+  _globals['_DEREGISTERRESPONSE']._serialized_end=889
+  _globals['_WATCHREQUEST']._serialized_start=891
+  _globals['_WATCHREQUEST']._serialized_end=940
+  _globals['_CLUSTEREVENT']._serialized_start=943
+  _globals['_CLUSTEREVENT']._serialized_end=1073
+  _globals['_PREFIXDELTA']._serialized_start=1075
+  _globals['_PREFIXDELTA']._serialized_end=1139
+  _globals['_GRANTLEASEREQUEST']._serialized_start=1142
+  _globals['_GRANTLEASEREQUEST']._serialized_end=1290
+  _globals['_GRANTLEASERESPONSE']._serialized_start=1292
+  _globals['_GRANTLEASERESPONSE']._serialized_end=1346
+  _globals['_RENEWLEASESREQUEST']._serialized_start=1348
+  _globals['_RENEWLEASESREQUEST']._serialized_end=1432
+  _globals['_RENEWLEASESRESPONSE']._serialized_start=1434
+  _globals['_RENEWLEASESRESPONSE']._serialized_end=1472
+  _globals['_RELEASELEASESREQUEST']._serialized_start=1474
+  _globals['_RELEASELEASESREQUEST']._serialized_end=1560
+  _globals['_RELEASELEASESRESPONSE']._serialized_start=1562
+  _globals['_RELEASELEASESRESPONSE']._serialized_end=1585
+  _globals['_BROKERINSPECTREQUEST']._serialized_start=1587
+  _globals['_BROKERINSPECTREQUEST']._serialized_end=1609
+  _globals['_BROKERINSPECTRESPONSE']._serialized_start=1611
+  _globals['_BROKERINSPECTRESPONSE']._serialized_end=1734
+  _globals['_BROKER']._serialized_start=1737
+  _globals['_BROKER']._serialized_end=2353
 # @@protoc_insertion_point(module_scope)

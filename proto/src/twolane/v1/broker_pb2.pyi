@@ -201,25 +201,16 @@ Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
 
 @_typing.final
 class HeartbeatResponse(_message.Message):
-    """What the broker wants of the worker."""
+    """The broker has heard it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    ROLE_FIELD_NUMBER: _builtins.int
-    LANE_FIELD_NUMBER: _builtins.int
-    role: _types_pb2.Role.ValueType
-    """Role to take; unspecified: stay."""
-    lane: _types_pb2.Lane.ValueType
-    """Lane to take; unspecified: stay."""
     def __init__(
         self,
-        *,
-        role: _types_pb2.Role.ValueType = ...,
-        lane: _types_pb2.Lane.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lane", b"lane", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class WorkerStub:
                 request_serializer=twolane_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
                 response_deserializer=twolane_dot_v1_dot_worker__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Assign = channel.unary_unary(
+                '/twolane.v1.Worker/Assign',
+                request_serializer=twolane_dot_v1_dot_worker__pb2.AssignRequest.SerializeToString,
+                response_deserializer=twolane_dot_v1_dot_worker__pb2.AssignResponse.FromString,
+                _registered_method=True)
         self.Inspect = channel.unary_unary(
                 '/twolane.v1.Worker/Inspect',
                 request_serializer=twolane_dot_v1_dot_worker__pb2.InspectRequest.SerializeToString,
@@ -72,6 +77,14 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Assign(self, request, context):
+        """Gives the worker another role or lane, without reloading weights: requests that run here end
+        here, new ones follow the assignment as soon as routers see it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Inspect(self, request, context):
         """The worker's books: pages, requests and leases, for audits and tests.
         """
@@ -91,6 +104,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=twolane_dot_v1_dot_worker__pb2.DrainRequest.FromString,
                     response_serializer=twolane_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Assign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Assign,
+                    request_deserializer=twolane_dot_v1_dot_worker__pb2.AssignRequest.FromString,
+                    response_serializer=twolane_dot_v1_dot_worker__pb2.AssignResponse.SerializeToString,
             ),
             'Inspect': grpc.unary_unary_rpc_method_handler(
                     servicer.Inspect,
@@ -153,6 +171,33 @@ class Worker:
             '/twolane.v1.Worker/Drain',
             twolane_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
             twolane_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Assign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/twolane.v1.Worker/Assign',
+            twolane_dot_v1_dot_worker__pb2.AssignRequest.SerializeToString,
+            twolane_dot_v1_dot_worker__pb2.AssignResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class WorkerStub:
     """Stops accepting requests and returns when the running ones have ended or the call's deadline
     has passed; the worker then reports itself as drained.
     """
+    Assign: _grpc.UnaryUnaryMultiCallable[_worker_pb2.AssignRequest, _worker_pb2.AssignResponse]
+    """Gives the worker another role or lane, without reloading weights: requests that run here end
+    here, new ones follow the assignment as soon as routers see it.
+    """
     Inspect: _grpc.UnaryUnaryMultiCallable[_worker_pb2.InspectRequest, _worker_pb2.InspectResponse]
     """The worker's books: pages, requests and leases, for audits and tests."""
 
@@ -58,6 +62,10 @@ class WorkerAsyncStub(WorkerStub):
     Drain: _aio.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]  # type: ignore[assignment]
     """Stops accepting requests and returns when the running ones have ended or the call's deadline
     has passed; the worker then reports itself as drained.
+    """
+    Assign: _aio.UnaryUnaryMultiCallable[_worker_pb2.AssignRequest, _worker_pb2.AssignResponse]  # type: ignore[assignment]
+    """Gives the worker another role or lane, without reloading weights: requests that run here end
+    here, new ones follow the assignment as soon as routers see it.
     """
     Inspect: _aio.UnaryUnaryMultiCallable[_worker_pb2.InspectRequest, _worker_pb2.InspectResponse]  # type: ignore[assignment]
     """The worker's books: pages, requests and leases, for audits and tests."""
@@ -83,6 +91,16 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_pb2.DrainResponse, _abc.Awaitable[_worker_pb2.DrainResponse]]:
         """Stops accepting requests and returns when the running ones have ended or the call's deadline
         has passed; the worker then reports itself as drained.
+        """
+
+    @_abc_1.abstractmethod
+    def Assign(
+        self,
+        request: _worker_pb2.AssignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.AssignResponse, _abc.Awaitable[_worker_pb2.AssignResponse]]:
+        """Gives the worker another role or lane, without reloading weights: requests that run here end
+        here, new ones follow the assignment as soon as routers see it.
         """
 
     @_abc_1.abstractmethod

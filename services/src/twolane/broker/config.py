@@ -48,6 +48,12 @@ class BrokerConfig(ProcessConfig):
     """Without Redis: watchers get their first snapshot so long after the start, because until then the
     workers of before a restart are still coming back; 0: at once."""
 
+    role_control: bool = False
+    """Move workers between the pools, and between lanes that have workers of their own, as load asks."""
+
+    role_interval_s: float = Field(default=2.0, gt=0)
+    """How often the sizes of the pools are reconsidered."""
+
     watch_queue: int = Field(default=256, ge=1)
     """Events that wait for one slow watcher; beyond, it gets a fresh snapshot instead."""
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 import twolane.telemetry  # noqa: F401
 from twolane.broker.config import BrokerConfig
 from twolane.broker.metrics import BrokerMetrics
+from twolane.broker.role_control import RoleControl
 from twolane.broker.service import BrokerService
 from twolane.broker.upkeep import Upkeep
 from twolane.core.clock import Clock
@@ -70,6 +72,7 @@ class Broker:
         add_BrokerServicer_to_server(service, self._rpc.aio)
         self._rpc.add(SERVICE)
         self._probes = ProbeServer(config.host, config.http_port, registry, self.not_ready)
+        self._roles = RoleControl(config, self._state, counts, clock, name=f"{uuid.uuid4()}")
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -97,6 +100,8 @@ class Broker:
             asyncio.create_task(self.upkeep.sweep_forever(), name="broker-sweep"),
             asyncio.create_task(self._report_readiness(), name="broker-readiness"),
         ]
+        if self._config.role_control:
+            self._tasks.append(asyncio.create_task(self._roles.run_forever(), name="broker-roles"))
 
     async def stop(self) -> None:
         """Ends watches, lets running calls end within the grace, frees everything."""

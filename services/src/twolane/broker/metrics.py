@@ -33,6 +33,7 @@ class BrokerMetrics:
         self.leases_out = gauge("leases_out", "Leases that are out.")
         self.registrations = counter("registrations_total", "Workers that asked to join.", "outcome")
         self.workers_lost = counter("workers_lost_total", "Workers that went silent.")
+        self.moves = counter("role_moves_total", "Workers moved to another pool or lane.", "source", "target")
         self.workers = gauge("workers", "Workers that live.", "role", "state")
         self.prefix_entries = gauge("prefix_entries", "Names in the prefix index, counted per worker.")
         self.watchers = gauge("watchers", "Routers that follow this process.")

@@ -104,6 +104,13 @@ class BrokerState(Protocol):
         """
         ...
 
+    async def lead(self, holder: str, ttl_s: float) -> bool:
+        """Whether `holder` leads for the next `ttl_s`: nobody else did, or it did already.
+
+        One broker at a time must size the pools; it asks again before its time is over.
+        """
+        ...
+
     async def close(self) -> None:
         """Frees connections."""
         ...

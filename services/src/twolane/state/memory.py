@@ -61,6 +61,7 @@ class MemoryState:
         self._feed: deque[Change] = deque(maxlen=feed_limit)
         self._sequence = 0
         self._changed = asyncio.Event()
+        self._leader = ("", 0.0)
 
     async def register(self, worker: WorkerInfo, prefixes: Collection[bytes], ttl_s: float) -> Registration:
         """See BrokerState."""
@@ -167,6 +168,15 @@ class MemoryState:
         for worker_id in gone:
             self._drop_worker(worker_id)
         return Swept(tuple(expired), tuple(gone), len(self._leases))
+
+    async def lead(self, holder: str, ttl_s: float) -> bool:
+        """See BrokerState."""
+        now = self._clock()
+        leader, until_s = self._leader
+        if leader != holder and until_s > now:
+            return False
+        self._leader = (holder, now + ttl_s)
+        return True
 
     async def snapshot(self) -> Snapshot:
         """See BrokerState."""

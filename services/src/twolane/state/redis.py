@@ -146,6 +146,10 @@ class RedisState:
         expired, gone, left = await self._link.run(redis_scripts.SWEEP)
         return Swept(tuple(i.decode() for i in expired), tuple(i.decode() for i in gone), int(left))
 
+    async def lead(self, holder: str, ttl_s: float) -> bool:
+        """See BrokerState."""
+        return bool(await self._link.run(redis_scripts.LEAD, holder, max(1, round(ttl_s * 1000))))
+
     async def snapshot(self) -> Snapshot:
         """See BrokerState."""
         # The position first: what changes while the caches are read is in the feed once more.

@@ -277,3 +277,15 @@ local last = redis.call('XREVRANGE', key('changes'), '+', '-', 'COUNT', 1)
 return {meta[1] or '', meta[2] or '0', last[1] and last[1][1] or '0-0'}
 """
 )
+
+# Takes or keeps the lead; answers 1, or 0 when another holder has it.
+LEAD = (
+    _PRELUDE
+    + """
+local holder, ttl = ARGV[2], ARGV[3]
+local leader = redis.call('GET', key('leader'))
+if leader and leader ~= holder then return 0 end
+redis.call('SET', key('leader'), holder, 'PX', ttl)
+return 1
+"""
+)

@@ -7,6 +7,7 @@ that refuses the worker (another model under the same name) ends the process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,8 @@ from dataclasses import dataclass
 import grpc
 
 from twolane.core.errors import Incompatible, NotFound
-from twolane.core.request import Lane, Role
 from twolane.engine.pages import PagePool
 from twolane.rpc.channel import to_twolane_error
-from twolane.rpc.words import lane_from_proto, role_from_proto
 from twolane.v1 import broker_pb2 as pb
 from twolane.v1 import worker_pb2
 from twolane.v1.broker_pb2_grpc import BrokerStub
@@ -46,7 +45,7 @@ class Membership:
         info: the worker's announcement, current role and draining included.
         load: the worker's load now.
         pool: whose cached prefixes are announced.
-        assign: takes the role and lane the broker wants; None for what may stay.
+        changed: set when the announcement should be made again at once.
     """
 
     def __init__(
@@ -56,14 +55,14 @@ class Membership:
         info: Callable[[], pb.WorkerInfo],
         load: Callable[[], worker_pb2.Load],
         pool: PagePool,
-        assign: Callable[[Role | None, Lane | None], None],
+        changed: asyncio.Event,
     ) -> None:
         self._broker = BrokerStub(broker)
         self._identity = identity
         self._info = info
         self._load = load
         self._pool = pool
-        self._assign = assign
+        self._changed = changed
         self._interval_s = RETRY_S
         # Changes of the cache that no broker has confirmed.
         self._added: list[bytes] = []
@@ -82,7 +81,9 @@ class Membership:
         """
         await self._register_until_taken()
         while True:
-            await asyncio.sleep(self._interval_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self._interval_s)
+            self._changed.clear()
             try:
                 await self._heartbeat()
             except NotFound:
@@ -147,11 +148,10 @@ class Membership:
             prefix_removed=self._removed,
         )
         try:
-            answer = await self._broker.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+            await self._broker.Heartbeat(request, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as rpc_error:
             error = to_twolane_error(rpc_error)
             if isinstance(error, NotFound):
                 raise error from rpc_error
             raise
         self._added, self._removed = [], []
-        self._assign(role_from_proto(answer.role), lane_from_proto(answer.lane))

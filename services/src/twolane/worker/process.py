@@ -106,7 +106,7 @@ class WorkerProcess:
         self._build_queues()
         self._build_transfers()
         self._membership = Membership(
-            self._broker, self.identity, self._info, self._load, engine.pool, self.assignment.change
+            self._broker, self.identity, self._info, self._load, engine.pool, self.assignment.changed
         )
 
     def why_not_ready(self) -> str | None:
@@ -192,6 +192,7 @@ class WorkerProcess:
             self._table,
             self.identity,
             self._engine.fingerprint,
+            self.assignment,
             self._load,
             lambda: books.inspect(self._landing.lease_ids() + self._sender.lease_ids()),
         )

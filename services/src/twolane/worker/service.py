@@ -14,7 +14,7 @@ from twolane.core.model import ModelFingerprint
 from twolane.engine.pages import PagePool
 from twolane.rpc.channel import check_remaining_s
 from twolane.rpc.convert import fingerprint_to_proto
-from twolane.rpc.words import role_to_proto
+from twolane.rpc.words import lane_from_proto, role_from_proto, role_to_proto
 from twolane.transfer.landing import Landing
 from twolane.transfer.sender import Sender
 from twolane.v1 import transfer_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
@@ -39,12 +39,14 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         table: RequestTable,
         identity: Identity,
         fingerprint: ModelFingerprint,
+        assignment: Assignment,
         load: Callable[[], worker_pb2.Load],
         inspect: Callable[[], worker_pb2.InspectResponse],
     ) -> None:
         self._table = table
         self._identity = identity
         self._fingerprint = fingerprint
+        self._assignment = assignment
         self._load = load
         self._inspect = inspect
 
@@ -78,6 +80,14 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Stops taking requests and waits for the running ones."""
         remaining = await drain(self._table, check_remaining_s(context, DRAIN_DEFAULT_S))
         return worker_pb2.DrainResponse(remaining=remaining)
+
+    async def Assign(self, request: worker_pb2.AssignRequest, context: Context) -> worker_pb2.AssignResponse:
+        """Another role or lane from now on."""
+        role = role_from_proto(request.role)
+        if role is None:
+            raise InvalidRequest("role is unset; allowed: prefill, decode, mixed", param="role")
+        self._assignment.change(role, lane_from_proto(request.lane))
+        return worker_pb2.AssignResponse()
 
     async def Inspect(
         self, request: worker_pb2.InspectRequest, context: Context
