@@ -97,7 +97,10 @@ class RegisterRequest(_message.Message):
     PREFIX_HASHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def worker(self) -> Global___WorkerInfo:
-        """The worker; incarnation, load and draining are ignored."""
+        """The worker; load and draining are ignored. Its incarnation is 0 for a process that has just
+        started; one that comes back (a broker lost its books, or heartbeats did not get through) names
+        the one it has and keeps it, with its leases, unless it was replaced meanwhile.
+        """
 
     @_builtins.property
     def prefix_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -434,6 +437,7 @@ class RenewLeasesRequest(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     OWNER_INCARNATION_FIELD_NUMBER: _builtins.int
     LEASE_IDS_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
     owner_id: _builtins.str
     """The caller."""
     owner_incarnation: _builtins.int
@@ -442,16 +446,23 @@ class RenewLeasesRequest(_message.Message):
     def lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which ones."""
 
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[_transfer_pb2.Lease]:
+        """The same in full: those that the broker does not know, because it lost its books or was away when
+        they began, come into its books again unless owner or writer was replaced.
+        """
+
     def __init__(
         self,
         *,
         owner_id: _builtins.str = ...,
         owner_incarnation: _builtins.int = ...,
         lease_ids: _abc.Iterable[_builtins.str] | None = ...,
+        leases: _abc.Iterable[_transfer_pb2.Lease] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ids", b"lease_ids", "owner_id", b"owner_id", "owner_incarnation", b"owner_incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ids", b"lease_ids", "leases", b"leases", "owner_id", b"owner_id", "owner_incarnation", b"owner_incarnation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,7 +477,9 @@ class RenewLeasesResponse(_message.Message):
     EXPIRED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def expired(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Leases that are gone: their pages must be freed."""
+        """Leases that must end: their owner or writer was replaced, or they are unknown and were not given
+        in full.
+        """
 
     def __init__(
         self,

@@ -33,6 +33,10 @@ class _TransportEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transport.V
     """The receiver reads the sender's shared-memory segment: one host."""
     TRANSPORT_NIXL: _Transport.ValueType  # 3
     """The receiver reads the sender's registered memory by NIXL."""
+    TRANSPORT_TCP: _Transport.ValueType  # 4
+    """Behind the message on a plain TCP stream, straight into the receiver's pages."""
+    TRANSPORT_CUDA_PEER: _Transport.ValueType  # 5
+    """The receiver's device copies from the sender's device memory: one host."""
 
 class Transport(_Transport, metaclass=_TransportEnumTypeWrapper):
     """Ways for bytes to travel. The broker picks one per pair."""
@@ -44,6 +48,10 @@ TRANSPORT_SHARED_MEMORY: Transport.ValueType  # 2
 """The receiver reads the sender's shared-memory segment: one host."""
 TRANSPORT_NIXL: Transport.ValueType  # 3
 """The receiver reads the sender's registered memory by NIXL."""
+TRANSPORT_TCP: Transport.ValueType  # 4
+"""Behind the message on a plain TCP stream, straight into the receiver's pages."""
+TRANSPORT_CUDA_PEER: Transport.ValueType  # 5
+"""The receiver's device copies from the sender's device memory: one host."""
 Global___Transport: _TypeAlias = Transport  # noqa: Y015
 
 @_typing.final
@@ -112,10 +120,14 @@ class PageOffer(_message.Message):
     PAGE_IDS_FIELD_NUMBER: _builtins.int
     SKIP_TOKENS_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    STREAM_ADDRESS_FIELD_NUMBER: _builtins.int
     skip_tokens: _builtins.int
     """Leading tokens of the prompt that the owner has in its own cache: not to be sent."""
     address: _builtins.str
     """host:port of the owner's gRPC server, for Push."""
+    stream_address: _builtins.str
+    """host:port where the owner listens for page streams; with TRANSPORT_TCP."""
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The right to fill them."""
@@ -124,6 +136,10 @@ class PageOffer(_message.Message):
     def page_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The owner's page numbers, in prompt order, after the skipped ones."""
 
+    @_builtins.property
+    def fingerprint(self) -> _types_pb2.ModelFingerprint:
+        """What the owner runs: a writer that runs anything else refuses the offer."""
+
     def __init__(
         self,
         *,
@@ -131,10 +147,12 @@ class PageOffer(_message.Message):
         page_ids: _abc.Iterable[_builtins.int] | None = ...,
         skip_tokens: _builtins.int = ...,
         address: _builtins.str = ...,
+        fingerprint: _types_pb2.ModelFingerprint | None = ...,
+        stream_address: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "lease", b"lease", "page_ids", b"page_ids", "skip_tokens", b"skip_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fingerprint", b"fingerprint", "lease", b"lease", "page_ids", b"page_ids", "skip_tokens", b"skip_tokens", "stream_address", b"stream_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -190,6 +208,74 @@ class SharedMemoryRange(_message.Message):
 Global___SharedMemoryRange: _TypeAlias = SharedMemoryRange  # noqa: Y015
 
 @_typing.final
+class NixlRange(_message.Message):
+    """Part of a sender's memory that is registered with NIXL."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """The sender's agent: its name."""
+    metadata: _builtins.bytes
+    """What a receiver needs to reach the agent, opaque."""
+    length_bytes: _builtins.int
+    """Bytes of each page's part."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Address of each page's part, in the order of page_ids."""
+
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        metadata: _builtins.bytes = ...,
+        addresses: _abc.Iterable[_builtins.int] | None = ...,
+        length_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agent", b"agent", "length_bytes", b"length_bytes", "metadata", b"metadata"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NixlRange: _TypeAlias = NixlRange  # noqa: Y015
+
+@_typing.final
+class CudaRange(_message.Message):
+    """Part of a sender's pool on a CUDA device of the same host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    OFFSETS_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    handle: _builtins.bytes
+    """Opens the pool's memory in another process, opaque."""
+    length_bytes: _builtins.int
+    """Bytes of each page's part."""
+    @_builtins.property
+    def offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Bytes from the pool's start, one per page, in the order of page_ids."""
+
+    def __init__(
+        self,
+        *,
+        handle: _builtins.bytes = ...,
+        offsets: _abc.Iterable[_builtins.int] | None = ...,
+        length_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "length_bytes", b"length_bytes", "offsets", b"offsets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CudaRange: _TypeAlias = CudaRange  # noqa: Y015
+
+@_typing.final
 class PageRun(_message.Message):
     """A run of pages, for some layers."""
 
@@ -201,17 +287,19 @@ class PageRun(_message.Message):
     INLINE_FIELD_NUMBER: _builtins.int
     SHARED_MEMORY_FIELD_NUMBER: _builtins.int
     NIXL_FIELD_NUMBER: _builtins.int
-    CRC32_FIELD_NUMBER: _builtins.int
+    STREAM_BYTES_FIELD_NUMBER: _builtins.int
+    CUDA_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
     first_layer: _builtins.int
     """First layer sent."""
     n_layers: _builtins.int
     """Layers sent."""
     inline: _builtins.bytes
     """Here: page after page, each layer's keys then values."""
-    nixl: _builtins.bytes
-    """In the sender's registered memory; an opaque NIXL descriptor."""
-    crc32: _builtins.int
-    """CRC-32 of the bytes; 0: not sent."""
+    stream_bytes: _builtins.int
+    """As many bytes behind this message on its stream: page after page."""
+    checksum: _builtins.int
+    """XXH3-64 of the bytes, page after page; 0: not computed."""
     @_builtins.property
     def page_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The owner's page numbers."""
@@ -219,6 +307,14 @@ class PageRun(_message.Message):
     @_builtins.property
     def shared_memory(self) -> Global___SharedMemoryRange:
         """In the sender's segment; the sender keeps them until the answer."""
+
+    @_builtins.property
+    def nixl(self) -> Global___NixlRange:
+        """In the sender's registered memory, by NIXL."""
+
+    @_builtins.property
+    def cuda(self) -> Global___CudaRange:
+        """In the sender's device memory."""
 
     def __init__(
         self,
@@ -228,14 +324,16 @@ class PageRun(_message.Message):
         n_layers: _builtins.int = ...,
         inline: _builtins.bytes = ...,
         shared_memory: Global___SharedMemoryRange | None = ...,
-        nixl: _builtins.bytes = ...,
-        crc32: _builtins.int = ...,
+        nixl: Global___NixlRange | None = ...,
+        stream_bytes: _builtins.int = ...,
+        cuda: Global___CudaRange | None = ...,
+        checksum: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["inline", b"inline", "nixl", b"nixl", "payload", b"payload", "shared_memory", b"shared_memory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cuda", b"cuda", "inline", b"inline", "nixl", b"nixl", "payload", b"payload", "shared_memory", b"shared_memory", "stream_bytes", b"stream_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32", b"crc32", "first_layer", b"first_layer", "inline", b"inline", "n_layers", b"n_layers", "nixl", b"nixl", "page_ids", b"page_ids", "payload", b"payload", "shared_memory", b"shared_memory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "cuda", b"cuda", "first_layer", b"first_layer", "inline", b"inline", "n_layers", b"n_layers", "nixl", b"nixl", "page_ids", b"page_ids", "payload", b"payload", "shared_memory", b"shared_memory", "stream_bytes", b"stream_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["inline", "shared_memory", "nixl"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["inline", "shared_memory", "nixl", "stream_bytes", "cuda"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

@@ -676,6 +676,9 @@ class InspectResponse(_message.Message):
     HELD_PAGES_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     LEASE_IDS_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    REQUEST_PAGES_FIELD_NUMBER: _builtins.int
+    POOL_FAULT_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker's id at the broker."""
     incarnation: _builtins.int
@@ -690,6 +693,10 @@ class InspectResponse(_message.Message):
     """Pages that hold a reusable prefix and no request."""
     held_pages: _builtins.int
     """Pages that requests hold."""
+    request_pages: _builtins.int
+    """Distinct pages that the requests above hold; equal to held_pages unless pages are lost."""
+    pool_fault: _builtins.str
+    """What the page pool's own audit found wrong; empty: nothing."""
     @_builtins.property
     def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Ids of requests the worker knows, with their state."""
@@ -697,6 +704,10 @@ class InspectResponse(_message.Message):
     @_builtins.property
     def lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of leases it gave out (as the pages' owner) or holds (as the writer)."""
+
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseEntry]:
+        """The same leases with what hangs on them."""
 
     def __init__(
         self,
@@ -710,11 +721,56 @@ class InspectResponse(_message.Message):
         held_pages: _builtins.int = ...,
         requests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         lease_ids: _abc.Iterable[_builtins.str] | None = ...,
+        leases: _abc.Iterable[Global___LeaseEntry] | None = ...,
+        request_pages: _builtins.int = ...,
+        pool_fault: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_pages", b"cached_pages", "empty_pages", b"empty_pages", "held_pages", b"held_pages", "incarnation", b"incarnation", "lease_ids", b"lease_ids", "requests", b"requests", "role", b"role", "total_pages", b"total_pages", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_pages", b"cached_pages", "empty_pages", b"empty_pages", "held_pages", b"held_pages", "incarnation", b"incarnation", "lease_ids", b"lease_ids", "leases", b"leases", "pool_fault", b"pool_fault", "request_pages", b"request_pages", "requests", b"requests", "role", b"role", "total_pages", b"total_pages", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InspectResponse: _TypeAlias = InspectResponse  # noqa: Y015
+
+@_typing.final
+class LeaseEntry(_message.Message):
+    """A lease in one worker's books."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    N_PAGES_FIELD_NUMBER: _builtins.int
+    PEER_ID_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    """The lease."""
+    request_id: _builtins.str
+    """The request it is for."""
+    fence: _builtins.int
+    """Its fence."""
+    owner: _builtins.bool
+    """True at the owner of the pages, false at their writer."""
+    n_pages: _builtins.int
+    """Pages it covers."""
+    peer_id: _builtins.str
+    """The worker on the other side: the writer's id at the owner, the owner's at the writer."""
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        fence: _builtins.int = ...,
+        owner: _builtins.bool = ...,
+        n_pages: _builtins.int = ...,
+        peer_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "lease_id", b"lease_id", "n_pages", b"n_pages", "owner", b"owner", "peer_id", b"peer_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseEntry: _TypeAlias = LeaseEntry  # noqa: Y015

@@ -6,11 +6,11 @@ transport fills the same protocol with its own descriptors.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+import xxhash
 
 from twolane.core.errors import Incompatible, LeaseInvalid
 from twolane.transfer.page_store import PageBytes, PageStore, PeerSegments
@@ -53,7 +53,7 @@ class InlineCodec:
                 page_ids=target_ids[start : start + step],
                 n_layers=self._n_layers,
                 inline=payload,
-                crc32=zlib.crc32(payload),
+                checksum=xxhash.xxh3_64_intdigest(payload),
             )
 
     def unpack(self, run: pb.PageRun) -> PageBytes:
@@ -62,7 +62,7 @@ class InlineCodec:
         if run.WhichOneof("payload") != "inline" or len(run.inline) != expected:
             got = len(run.inline)
             raise Incompatible(f"expected {expected} inline bytes for {len(run.page_ids)} pages, got {got}")
-        if run.crc32 and zlib.crc32(run.inline) != run.crc32:
+        if run.checksum and xxhash.xxh3_64_intdigest(run.inline) != run.checksum:
             raise LeaseInvalid("the checksum of the pages differs: the run was damaged on its way")
         return np.frombuffer(run.inline, dtype=np.uint8).reshape(len(run.page_ids), -1)
 
