@@ -141,7 +141,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(
-    max_examples=25,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -150,13 +150,20 @@ FAMILIES = [
     batch=prompts(),
     max_chunk=st.sampled_from([1, 3, 8, 33, 200]),
     preempt=st.sampled_from([0.0, 0.15]),
+    copy_bytes=st.sampled_from([0, 1 << 20]),
     seed=st.integers(0, 2**16),
 )
 def test_greedy_output_equals_transformers(
-    models: Any, family: str, batch: list[list[int]], max_chunk: int, preempt: float, seed: int
+    models: Any,
+    family: str,
+    batch: list[list[int]],
+    max_chunk: int,
+    preempt: float,
+    copy_bytes: int,
+    seed: int,
 ) -> None:
     """Any schedule gives the tokens and log probabilities of transformers."""
-    engine = models.engine(family)
+    engine = models.engine(family, copy_bytes=copy_bytes)
     host = Host(engine, seed)
     sequences = [
         Sequence(f"{index}", list(prompt), len(prompt), GREEDY) for index, prompt in enumerate(batch)

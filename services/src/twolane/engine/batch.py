@@ -29,8 +29,9 @@ class Batch:
         lengths: tokens of each row [R].
         ends: packed end of each row [R].
         table: page numbers [R, P], zero past a row's last page.
-        sampled: for each of the S rows, its index among the rows given.
-        last: packed position of each sampled row's last token [S].
+        places: the S packed rows that are sampled.
+        sampled: for each of them, its index among the rows given.
+        last: packed position of each one's last token [S].
     """
 
     order: list[int]
@@ -41,6 +42,7 @@ class Batch:
     lengths: Integers
     ends: Integers
     table: Integers
+    places: list[int]
     sampled: list[int]
     last: Integers
 
@@ -62,7 +64,7 @@ def pack(rows: Rows[Row], order: list[int], page_tokens: int) -> Batch:
     packed = [rows[index] for index in order]
     n_decode = sum(row.n_tokens == 1 for row in packed)
     starts = np.array([row.sequence.n_computed for row in packed], dtype=np.int64)
-    wanted = [place for place, row in enumerate(packed) if row.sample]
+    places = [place for place, row in enumerate(packed) if row.sample]
     if n_decode == len(packed):
         lengths = np.ones_like(starts)
         ends = np.arange(1, n_decode + 1)
@@ -82,8 +84,9 @@ def pack(rows: Rows[Row], order: list[int], page_tokens: int) -> Batch:
         lengths=lengths,
         ends=ends,
         table=_page_table(packed, page_tokens),
-        sampled=[order[place] for place in wanted],
-        last=ends[wanted] - 1,
+        places=places,
+        sampled=[order[place] for place in places],
+        last=ends[places] - 1,
     )
 
 

@@ -31,6 +31,22 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class GraphSettings:
+    """Captured graphs of an engine on a GPU; CPU engines have none.
+
+    Attributes:
+        memory_bytes: memory for graphs, taken from kv_memory_bytes; None takes a sixteenth of it, 0 is off.
+            With n_pages the pool keeps its pages and graphs come on top; None is then off.
+        max_rows: largest batch with a graph.
+        max_short_tokens: largest prefill step with a graph.
+    """
+
+    memory_bytes: int | None = None
+    max_rows: int = 64
+    max_short_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """What to load.
 
@@ -45,6 +61,7 @@ class EngineConfig:
         max_model_len: prompt plus answer at most; None takes the model's own limit.
         num_threads: torch threads; None leaves torch as it is.
         kv_buffer: gives the memory of a CPU pool (for a shared-memory segment); None allocates privately.
+        graphs: captured graphs on a GPU.
         decode_copy_bytes: memory a CPU engine may take beside the pool to keep running decode rows dense; 0
             is off.
     """
@@ -60,6 +77,7 @@ class EngineConfig:
     num_threads: int | None = None
     kv_buffer: Callable[[int], memoryview] | None = None
     decode_copy_bytes: int = 256 << 20
+    graphs: GraphSettings = GraphSettings()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

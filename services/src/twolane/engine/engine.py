@@ -8,18 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
+from typing import Protocol
 
 import torch
 
 from twolane.core.model import ModelFingerprint
 from twolane.core.request import SamplingParams
-from twolane.engine.batch import pack
+from twolane.engine.batch import Batch, pack
+from twolane.engine.buckets import Gate, GridLimits, first_grid, plan_grid
 from twolane.engine.config import EngineConfig, LoadProgress
 from twolane.engine.loading import Loaded, load, stage
 from twolane.engine.pages import PagePool
 from twolane.engine.sampler import sample
 from twolane.engine.sequence import Row, Sampled, Sequence
 from twolane.engine.torch_forward import TorchForward
+
+# Below this many observed steps their shapes say little about the load.
+_ENOUGH_STEPS = 1000
+
+
+class Forward(Protocol):
+    """A forward pass over a model and its pool: plain torch on CPU, kernels on a GPU."""
+
+    def order(self, rows: Rows[Row]) -> list[int]:
+        """The order in which to pack `rows`, decode rows first."""
+        ...
+
+    def run(self, rows: Rows[Row], batch: Batch, queue_depth: int = 0) -> torch.Tensor:
+        """Computes a step packed in that order; logits [S, vocab_size] of its sampled rows."""
+        ...
 
 
 class Engine:
@@ -32,9 +49,10 @@ class Engine:
         kv: the pool's tensor [n_pages, n_layers, 2, n_kv_heads, page_tokens, head_dim].
         eos_token_ids: ids that end an answer, by generation_config.json or else config.json.
         default_sampling: the model's own sampling defaults.
+        graph_budget_bytes: memory set aside for captured graphs, 0 on CPU.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, config: EngineConfig) -> None:
         """Takes what `loading.load` built; use `Engine.load`."""
         self.fingerprint: ModelFingerprint = loaded.fingerprint
         self.spec = loaded.spec
@@ -43,7 +61,16 @@ class Engine:
         self.default_sampling = loaded.generation.sampling
         self.pool = PagePool(self.kv.shape[0], self.fingerprint.page_tokens)
         self._model = loaded.model
-        self._forward = TorchForward(self._model, self.kv, loaded.copy_limit_bytes)
+        self.graph_budget_bytes = loaded.graph_bytes
+        self._graph_settings = config.graphs
+        self._forward: Forward
+        if self.kv.device.type == "cuda":
+            # Kernels are loaded only where they run.
+            from twolane.engine.kernel_forward import KernelForward
+
+            self._forward = KernelForward(self._model, self.kv, self.fingerprint.max_model_len)
+        else:
+            self._forward = TorchForward(self._model, self.kv, config.decode_copy_bytes)
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Callable[[LoadProgress], None] | None = None) -> Engine:
@@ -57,17 +84,19 @@ class Engine:
             ConfigError: names the file or setting at fault and what to do; raised before weights are copied.
         """
         report = progress or _ignore
-        engine = cls(load(config, report))
+        engine = cls(load(config, report), config)
         with stage("warm up", report):
             engine._warm_up()
+            engine.capture_graphs()
         return engine
 
     @torch.inference_mode()
-    def step(self, rows: Rows[Row]) -> list[Sampled | None]:
+    def step(self, rows: Rows[Row], queue_depth: int = 0) -> list[Sampled | None]:
         """Computes any mix of prefill chunks and decode rows in one packed forward pass.
 
         Args:
             rows: distinct sequences; the pages of each must cover its chunk.
+            queue_depth: requests that wait; with many a step takes a graph only where padding is small.
 
         Returns:
             One entry per row: the drawn token (the caller appends it) where `sample` was set, else None.
@@ -80,7 +109,7 @@ class Engine:
         for row in rows:
             self._check(row)
         batch = pack(rows, self._forward.order(rows), self.fingerprint.page_tokens)
-        logits = self._forward.run(rows, batch)
+        logits = self._forward.run(rows, batch, queue_depth)
         for row in rows:
             row.sequence.n_computed += row.n_tokens
         results: list[Sampled | None] = [None] * len(rows)
@@ -89,6 +118,29 @@ class Engine:
             for index, token in zip(batch.sampled, drawn, strict=True):
                 results[index] = token
         return results
+
+    def capture_graphs(self) -> int:
+        """Captures graphs for the steps run so far, or a first guess; returns the device memory they took.
+
+        Called at load; hosts may call it again while idle, once the load is known. Does nothing on CPU.
+        """
+        if self.graph_budget_bytes == 0 or isinstance(self._forward, TorchForward):
+            return 0
+        from twolane.engine.graphs import CudaRecorder, nominal_costs
+        from twolane.engine.kernel_forward import KernelForward
+
+        assert isinstance(self._forward, KernelForward)
+        settings = self._graph_settings
+        table_pages = -(-self.fingerprint.max_model_len // self.fingerprint.page_tokens)
+        costs = nominal_costs(self.spec, self.kv.element_size(), table_pages)
+        limits = GridLimits(self.graph_budget_bytes, settings.max_rows, settings.max_short_tokens)
+        observed = self._forward.observed.counts
+        grid = (
+            plan_grid(observed, limits, costs)
+            if observed.total() >= _ENOUGH_STEPS
+            else first_grid(limits, costs)
+        )
+        return self._forward.capture(grid, Gate(), CudaRecorder(self.kv.device))
 
     def _warm_up(self) -> None:
         """One small step, so that the first request does not pay for lazy initialisation."""

@@ -38,7 +38,7 @@ class Loaded:
     generation: GenerationDefaults
     model: Model
     kv: torch.Tensor
-    copy_limit_bytes: int
+    graph_bytes: int
 
 
 def load(config: EngineConfig, progress: Progress) -> Loaded:
@@ -53,7 +53,8 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         device = _device(config.device)
         dtype = _dtype(config.dtype, spec, device)
         max_model_len = _max_model_len(config, spec)
-        n_pages = _n_pages(config, spec, dtype, max_model_len)
+        graph_bytes = _graph_bytes(config, device)
+        n_pages = _n_pages(config, spec, dtype, max_model_len, graph_bytes)
     with stage("map weights", progress):
         checkpoint = Checkpoint(model_dir)
         model = Model(spec, dtype, device, max_model_len)
@@ -78,7 +79,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         kv_dtype=str(dtype).removeprefix("torch."),
         max_model_len=max_model_len,
     )
-    return Loaded(spec, fingerprint, generation, model, kv, config.decode_copy_bytes)
+    return Loaded(spec, fingerprint, generation, model, kv, graph_bytes)
 
 
 @contextmanager
@@ -140,10 +141,23 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
     return wanted
 
 
-def _n_pages(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, max_model_len: int) -> int:
-    """Pages of the pool. Raises ConfigError when one request of max_model_len would not fit."""
+def _graph_bytes(config: EngineConfig, device: torch.device) -> int:
+    """Memory for captured graphs: none on CPU, else as set, else a sixteenth of the pool's memory."""
+    if device.type == "cpu":
+        return 0
+    asked = config.graphs.memory_bytes
+    return (config.kv_memory_bytes or 0) // 16 if asked is None else asked
+
+
+def _n_pages(
+    config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, max_model_len: int, graph_bytes: int
+) -> int:
+    """Pages of the pool, after graphs took their share of its memory.
+
+    Raises ConfigError when one request of max_model_len would not fit.
+    """
     page_bytes = spec.page_bytes(config.page_tokens, dtype.itemsize)
-    n_pages = config.n_pages or (config.kv_memory_bytes or 0) // page_bytes
+    n_pages = config.n_pages or max(0, (config.kv_memory_bytes or 0) - graph_bytes) // page_bytes
     needed = -(-max_model_len // config.page_tokens)
     if n_pages < needed:
         raise ConfigError(

@@ -47,8 +47,8 @@ class Model:
         self.dtype = dtype
         self.device = device
         self.n_heads = spec.n_heads
-        self.embedding = self._empty(spec.vocab_size, spec.hidden_size)
-        self.head = self.embedding if spec.tied else self._empty(spec.vocab_size, spec.hidden_size)
+        self.embedding = self._matrix(spec.vocab_size, spec.hidden_size)
+        self.head = self.embedding if spec.tied else self._matrix(spec.vocab_size, spec.hidden_size)
         self.final_norm = self._empty(spec.hidden_size)
         self.layers = [self._layer() for _ in range(spec.n_layers)]
         cos, sin = rotary_tables(spec.rope, spec.head_dim, n_positions, dtype)
@@ -84,6 +84,14 @@ class Model:
         """Adds the MLP's down projection to the residual stream, in place."""
         return self._add_linear(residual, inner, layer.down, layer.down_bias)
 
+    def project_out(self, attended: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
+        """The attention's output projection [T, hidden_size], to be added to the residual stream."""
+        return functional.linear(attended, layer.out, layer.out_bias)
+
+    def project_down(self, inner: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
+        """The MLP's down projection [T, hidden_size], to be added to the residual stream."""
+        return functional.linear(inner, layer.down, layer.down_bias)
+
     def _add_linear(
         self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
@@ -98,15 +106,15 @@ class Model:
         n_fused = (n_rotated + spec.n_kv_heads) * spec.head_dim
         return LayerWeights(
             input_norm=self._empty(hidden),
-            qkv=self._empty(n_fused, hidden),
+            qkv=self._matrix(n_fused, hidden),
             qkv_bias=self._empty(n_fused) if spec.qkv_bias else None,
             qk_norm=self._empty(n_rotated, spec.head_dim) if spec.qk_norm else None,
-            out=self._empty(hidden, spec.n_heads * spec.head_dim),
+            out=self._matrix(hidden, spec.n_heads * spec.head_dim),
             out_bias=self._empty(hidden) if spec.out_bias else None,
             mlp_norm=self._empty(hidden),
-            gate_up=self._empty(2 * inner, hidden),
+            gate_up=self._matrix(2 * inner, hidden),
             gate_up_bias=self._empty(2 * inner) if spec.mlp_bias else None,
-            down=self._empty(hidden, inner),
+            down=self._matrix(hidden, inner),
             down_bias=self._empty(hidden) if spec.mlp_bias else None,
         )
 
@@ -148,7 +156,10 @@ class Model:
         return Slot(target, shape)
 
     def _empty(self, *shape: int) -> torch.Tensor:
-        if len(shape) == 2 and self.device.type == "cpu":
-            # Stored [in, out]: MKL's products with few rows are faster that way round.
-            return torch.empty(shape[::-1], dtype=self.dtype).t()
         return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def _matrix(self, n_out: int, n_in: int) -> torch.Tensor:
+        """A matrix [out, in]; stored input-major on CPU, where products with few rows are faster so."""
+        if self.device.type == "cpu":
+            return self._empty(n_in, n_out).t()
+        return self._empty(n_out, n_in)

@@ -67,8 +67,9 @@ class TorchForward:
             return decode_first(rows)
         return decode + [index for index, row in enumerate(rows) if row.n_tokens > 1]
 
-    def run(self, rows: Rows[Row], batch: Batch) -> torch.Tensor:
+    def run(self, rows: Rows[Row], batch: Batch, queue_depth: int = 0) -> torch.Tensor:
         """Computes one step packed in the order that `order` gave; logits [S, vocab_size]."""
+        del queue_depth
         spec, model = self._model.spec, self._model
         step = self._plan(rows, batch)
         residual = model.embed(torch.from_numpy(batch.ids))

@@ -59,7 +59,7 @@ class Group:
 
 
 def write_rows(batch: Batch, layout: PageLayout) -> torch.Tensor:
-    """Rows of head_dim, relative to the layer's first, of each token's keys and values [T, 2 * n_kv_heads]."""
+    """Rows of head_dim, relative to the layer's first, of each token's keys, values [T, 2 * n_kv_heads]."""
     page, offset = np.divmod(batch.positions, layout.page_tokens)
     rows = batch.positions if len(batch.order) == len(batch.positions) else None
     page_ids = batch.table[np.arange(len(rows)) if rows is not None else batch.row_of, page]
