@@ -135,11 +135,20 @@ class BrokerService(BrokerServicer):
         return pb.GrantLeaseResponse(lease=lease)
 
     async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
-        """See broker.proto."""
+        """See broker.proto.
+
+        Raises:
+            InvalidRequest: a lease given in full is not the caller's own.
+        """
+        for lease in request.leases:
+            if (lease.owner_id, lease.owner_incarnation) != (request.owner_id, request.owner_incarnation):
+                raise InvalidRequest(f"lease {lease.lease_id} is not the caller's", param="leases")
         gone = await self._state.renew_leases(
             request.owner_id, request.owner_incarnation, request.lease_ids, self._config.lease_ttl_s
         )
-        return pb.RenewLeasesResponse(expired=gone)
+        in_full = {lease.lease_id: lease for lease in request.leases}
+        expired = [lease_id for lease_id in gone if not await self._goes_on(in_full.get(lease_id))]
+        return pb.RenewLeasesResponse(expired=expired)
 
     async def ReleaseLeases(
         self, request: pb.ReleaseLeasesRequest, context: Context
@@ -158,6 +167,20 @@ class BrokerService(BrokerServicer):
             leases=await self._state.leases(),
             prefix_entries=await self._state.prefix_entries(),
         )
+
+    async def _goes_on(self, lease: Lease | None) -> bool:
+        """Takes an unknown lease into the books; False when it must end. One whose worker has yet to come
+        back goes on meanwhile."""
+        if lease is None:
+            return False
+        try:
+            adopted = await self._state.adopt_lease(lease, self._config.lease_ttl_s)
+        except LeaseInvalid as error:
+            log.warning("lease ends: %s", error.message, extra={"lease_id": lease.lease_id})
+            return False
+        if adopted:
+            log.info("lease adopted", extra={"lease_id": lease.lease_id, "request_id": lease.request_id})
+        return True
 
     async def _grant(self, request: pb.GrantLeaseRequest) -> Lease:
         owner_id, writer_id = request.owner_id, request.writer_id

@@ -35,6 +35,9 @@ class BrokerState(Protocol):
         An older incarnation of the same id is replaced: its prefix cache and every lease it owns or
         writes under are dropped. A worker whose fingerprint differs from that of another living worker
         of its model is refused.
+
+        A worker that names its incarnation comes back and keeps it, with its leases, unless another
+        incarnation has registered under its id since; 0 stands for a process that has just started.
         """
         ...
 
@@ -78,6 +81,18 @@ class BrokerState(Protocol):
         self, owner_id: str, owner_incarnation: int, lease_ids: Sequence[str], ttl_s: float
     ) -> list[str]:
         """Prolongs the owner's leases; returns those that are expired, unknown or not its own."""
+        ...
+
+    async def adopt_lease(self, lease: Lease, ttl_s: float) -> bool:
+        """Takes a lease into the books that its owner vouches for: granted before the books were lost, or
+        by the owner itself while no broker was there. Later fences are greater than its own.
+
+        Returns:
+            False, and nothing is done, when owner or writer is not registered: ask again.
+
+        Raises:
+            LeaseInvalid: owner or writer lives under another incarnation: it was replaced.
+        """
         ...
 
     async def release_leases(self, owner_id: str, owner_incarnation: int, lease_ids: Sequence[str]) -> int:

@@ -26,6 +26,7 @@ from twolane.state.records import (
     lease_id_of,
     lease_of,
     replaced,
+    sides_of,
     status_of,
 )
 from twolane.v1.broker_pb2 import WorkerInfo
@@ -71,9 +72,14 @@ class MemoryState:
                 continue
             if other.info.fingerprint != worker.fingerprint:
                 return Registration(0, copy_of(other.info))
-        self._drop_leases_of(worker.worker_id)
-        info = joining_worker(worker)
-        info.incarnation = self._next_number()
+        info, held = joining_worker(worker), worker.incarnation
+        known = self._workers.get(worker.worker_id)
+        if held and (known is None or known.info.incarnation == held):
+            info.incarnation = held
+            self._last_number = max(self._last_number, held)
+        else:
+            self._drop_leases_of(worker.worker_id)
+            info.incarnation = self._next_number()
         self._workers[info.worker_id] = _Worker(info, self._clock() + ttl_s, set(prefixes))
         self._announce(Change(info.worker_id, copy_of(info), frozenset(prefixes)))
         return Registration(info.incarnation)
@@ -144,6 +150,18 @@ class MemoryState:
             else:
                 entry.expires_s = now + ttl_s
         return gone
+
+    async def adopt_lease(self, lease: Lease, ttl_s: float) -> bool:
+        """See BrokerState."""
+        for part, worker_id, incarnation in sides_of(lease):
+            worker = self._find(worker_id)
+            if worker is None:
+                return False
+            if worker.info.incarnation != incarnation:
+                raise replaced(part, worker_id, incarnation, worker.info.incarnation)
+        self._last_number = max(self._last_number, lease.fence)
+        self._leases[lease.lease_id] = _Lease(copy_of(lease), self._clock() + ttl_s)
+        return True
 
     async def release_leases(self, owner_id: str, owner_incarnation: int, lease_ids: Sequence[str]) -> int:
         """See BrokerState."""

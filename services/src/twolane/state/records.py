@@ -162,6 +162,14 @@ def lease_of(request: LeaseRequest, ttl_s: float) -> Lease:
     )
 
 
+def sides_of(lease: Lease) -> tuple[tuple[str, str, int], tuple[str, str, int]]:
+    """Owner and writer of a lease: the part's name, the worker's id, its incarnation."""
+    return (
+        ("owner", lease.owner_id, lease.owner_incarnation),
+        ("writer", lease.writer_id, lease.writer_incarnation),
+    )
+
+
 def lease_id_of(fence: int) -> str:
     """The id of the lease granted under a fence."""
     return f"lease-{fence}"

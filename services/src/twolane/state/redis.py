@@ -24,6 +24,7 @@ from twolane.state.records import (
     lease_id_of,
     lease_of,
     replaced,
+    sides_of,
     split_worker,
     status_of,
 )
@@ -61,6 +62,7 @@ class RedisState:
             fingerprint,
             _bytes(fixed),
             _bytes(status),
+            worker.incarnation,
             *prefixes,
         )
         incarnation = int(answer[0])
@@ -122,7 +124,7 @@ class RedisState:
             raise replaced("owner", request.owner_id, request.owner_incarnation, int(number))
         if outcome == b"writer":
             raise replaced("writer", request.writer_id, request.writer_incarnation, int(number))
-        return _numbered(lease, int(number))
+        return _numbered(lease, lease_id_of(int(number)), int(number))
 
     async def renew_leases(
         self, owner_id: str, owner_incarnation: int, lease_ids: Sequence[str], ttl_s: float
@@ -131,6 +133,22 @@ class RedisState:
         gone = await self._link.run(redis_scripts.RENEW, _ms(ttl_s), owner_id, owner_incarnation, *lease_ids)
         return [lease_id.decode() for lease_id in gone]
 
+    async def adopt_lease(self, lease: Lease, ttl_s: float) -> bool:
+        """See BrokerState."""
+        sides = sides_of(lease)
+        outcome, number = await self._link.run(
+            redis_scripts.ADOPT,
+            _ms(ttl_s),
+            *(value for _part, *values in sides for value in values),
+            lease.lease_id,
+            lease.fence,
+            _bytes(lease),
+        )
+        for part, worker_id, incarnation in sides:
+            if outcome == part.encode():
+                raise replaced(part, worker_id, incarnation, int(number))
+        return bool(outcome == b"adopted")
+
     async def release_leases(self, owner_id: str, owner_incarnation: int, lease_ids: Sequence[str]) -> int:
         """See BrokerState."""
         return int(await self._link.run(redis_scripts.RELEASE, owner_id, owner_incarnation, *lease_ids))
@@ -138,7 +156,7 @@ class RedisState:
     async def leases(self) -> list[Lease]:
         """See BrokerState."""
         found = await self._link.run(redis_scripts.LEASES)
-        out = [_numbered(Lease.FromString(data), int(fence)) for fence, data in found]
+        out = [_numbered(Lease.FromString(data), name.decode(), int(fence)) for name, fence, data in found]
         return sorted(out, key=lambda lease: lease.fence)
 
     async def sweep(self) -> Swept:
@@ -220,8 +238,8 @@ def _worker(incarnation: bytes, data: bytes) -> WorkerInfo:
     return worker
 
 
-def _numbered(lease: Lease, fence: int) -> Lease:
-    lease.fence, lease.lease_id = fence, lease_id_of(fence)
+def _numbered(lease: Lease, lease_id: str, fence: int) -> Lease:
+    lease.fence, lease.lease_id = fence, lease_id
     return lease
 
 

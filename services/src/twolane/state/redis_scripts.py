@@ -29,6 +29,13 @@ local function next_number(field)
   return number
 end
 
+-- Numbers given from now on are greater than this one, which another life of the data gave.
+local function stay_above(field, number)
+  if tonumber(number) > tonumber(redis.call('HGET', key('meta'), field) or '0') then
+    redis.call('HSET', key('meta'), field, number)
+  end
+end
+
 local function announce(...)
   redis.call('HSETNX', key('meta'), 'generation', string.format('%.0f', micros))
   local sequence = redis.call('HINCRBY', key('meta'), 'sequence', 1)
@@ -93,7 +100,7 @@ local function prolong_lease(lease, ttl)
 end
 """
 
-# worker, ttl, model, fingerprint, fixed, status, hashes...
+# worker, ttl, model, fingerprint, fixed, status, incarnation it has or 0, hashes...
 REGISTER = (
     _PRELUDE
     + """
@@ -104,12 +111,18 @@ for _, other in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '(' .. now, '
     if known[1] == model and known[2] ~= fingerprint then return {'0', known[3] .. known[4]} end
   end
 end
-drop_leases_of(worker)
+local held, incarnation = ARGV[8], redis.call('HGET', key('worker:' .. worker), 'incarnation')
+if held ~= '0' and (not incarnation or incarnation == held) then
+  incarnation = held
+  stay_above('incarnation', held)
+else
+  drop_leases_of(worker)
+  incarnation = next_number('incarnation')
+end
 redis.call('DEL', key('worker:' .. worker), key('prefix:' .. worker))
-local incarnation = next_number('incarnation')
 redis.call('HSET', key('worker:' .. worker), 'incarnation', incarnation, 'model', model,
   'fingerprint', fingerprint, 'fixed', ARGV[6], 'status', ARGV[7])
-in_chunks('SADD', 'prefix:' .. worker, 8, #ARGV)
+in_chunks('SADD', 'prefix:' .. worker, 9, #ARGV)
 prolong_worker(worker, ttl)
 announce('joined', worker, 'incarnation', incarnation, 'info', ARGV[6] .. ARGV[7])
 return {incarnation}
@@ -228,6 +241,22 @@ return gone
 """
 )
 
+# ttl, owner, owner's incarnation, writer, writer's incarnation, lease's id, fence, lease
+ADOPT = (
+    _PRELUDE
+    + """
+local owner, writer = incarnation_of(ARGV[3]), incarnation_of(ARGV[5])
+if owner == '0' or writer == '0' then return {'unknown', '0'} end
+if owner ~= ARGV[4] then return {'owner', owner} end
+if writer ~= ARGV[6] then return {'writer', writer} end
+stay_above('fence', ARGV[8])
+redis.call('HSET', key('lease:' .. ARGV[7]), 'owner', ARGV[3], 'owner_incarnation', owner,
+  'writer', ARGV[5], 'fence', ARGV[8], 'lease', ARGV[9])
+prolong_lease(ARGV[7], tonumber(ARGV[2]))
+return {'adopted', ARGV[8]}
+"""
+)
+
 # owner, owner's incarnation, lease...; answers how many were dropped.
 RELEASE = (
     _PRELUDE
@@ -243,14 +272,14 @@ return dropped
 """
 )
 
-# Answers fence and lease of each that is out.
+# Answers id, fence and lease of each that is out.
 LEASES = (
     _PRELUDE
     + """
 local out = {}
 for _, lease in ipairs(redis.call('ZRANGEBYSCORE', key('leases'), '(' .. now, '+inf')) do
   local known = redis.call('HMGET', key('lease:' .. lease), 'fence', 'lease')
-  if known[1] then out[#out + 1] = known end
+  if known[1] then out[#out + 1] = {lease, known[1], known[2]} end
 end
 return out
 """
