@@ -99,3 +99,27 @@ async def test_a_run_ends_after_its_grace_and_keeps_what_was_cut_off() -> None:
     replay = Replay(never, time.clock, time.sleep, lambda counts: None)
     samples = await time.drive(replay.run(_plan(0.0, 0.0), grace_s=0.01))
     assert [sample.outcome for sample in samples] == [Outcome.CANCELLED, Outcome.CANCELLED]
+
+
+async def test_ctrl_c_keeps_what_was_measured() -> None:
+    """Answers that came are reported, those under way as cancelled, those not sent not at all."""
+    time = VirtualTime()
+
+    async def send(request: PlannedRequest, start_s: float) -> Sample:
+        sample = Sample(request.index, "short", request.due_s, 0.0)
+        try:
+            await time.sleep(10.0 if request.index == 0 else 1000.0)
+            sample.outcome = Outcome.DONE
+        except asyncio.CancelledError:
+            sample.outcome = Outcome.CANCELLED
+        return sample
+
+    def press(counts: Counts) -> None:
+        if counts.done == 1 and counts.failed == 0:
+            run.cancel()
+
+    replay = Replay(send, time.clock, time.sleep, press)
+    run = asyncio.ensure_future(replay.run(_plan(0.0, 5.0, 5000.0), grace_s=1.0))
+    samples = await time.drive(run)
+    assert replay.interrupted
+    assert [sample.outcome for sample in samples] == [Outcome.DONE, Outcome.CANCELLED]

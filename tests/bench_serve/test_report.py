@@ -36,7 +36,7 @@ def _sample(index: int, name: str, due_s: float, first_s: float, outcome: Outcom
 
 
 def _result(*samples: Sample) -> RunResult:
-    return RunResult({"seed": 1}, samples, 3, 12.0, SloLimits({"short": 0.4, "long": 2.0}, 0.1), FACTS)
+    return RunResult({"seed": 1}, samples, 3, 12.0, False, SloLimits({"short": 0.4, "long": 2.0}, 0.1), FACTS)
 
 
 GOOD = (_sample(0, "short", 0.0, 0.1), _sample(1, "long", 5.0, 6.0))

@@ -10,6 +10,7 @@ import pytest
 from tests.bench_serve.stub_server import Script, serving
 from twolane.cli import chat
 from twolane.cli.conversation import Conversation, Endpoint
+from twolane.cli.http_opener import is_local
 from twolane.cli.main import main
 
 
@@ -120,3 +121,23 @@ def test_the_key_is_sent_and_never_shown(script: Script, monkeypatch: pytest.Mon
     _chat(monkeypatch, script, "Hi\n")
     assert script.authorizations == ["Bearer sesame-123"]
     assert "sesame" not in repr(Endpoint(script.url, "sesame-123"))
+
+
+def test_a_proxy_never_stands_before_this_machine(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Companies set one for everything; a local server must be reached all the same."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request.proxy_bypass", lambda host: False)
+    assert Endpoint(script.url).models() == ["stub"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "local"),
+    [
+        (("127.0.0.1", "127.8.0.1", "::1", "localhost", "a.localhost"), True),
+        (("10.0.0.1", "example.org", "localhost.example.org", ""), False),
+    ],
+)
+def test_only_loopback_addresses_are_this_machine(hosts: tuple[str, ...], local: bool) -> None:
+    """Everything else goes as the environment says."""
+    assert {is_local(host) for host in hosts} == {local}

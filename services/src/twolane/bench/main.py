@@ -1,6 +1,7 @@
 """`twolane bench serve`: plans a run, replays it, prints and saves what clients saw.
 
-The exit status is 0 if at least one request was answered; failures are in the report either way.
+The exit status is 0 if at least one request was answered, 130 if the run was stopped by Ctrl-C; what was
+measured is saved either way.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from twolane.workload.traces import TraceRequest
 WARMUP_TOKENS = (32, 4)
 TERMINAL_EVERY_S = 0.2
 PLAIN_EVERY_S = 10.0
+STATUS_INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +41,11 @@ def main(argv: list[str]) -> int:
     maker = prompt_maker(config.prompts, config.model_dir, config.seed)
     folder = output_folder(config)
     result = asyncio.run(measure(config, load, left_out, maker))
+    if not result.samples:
+        return STATUS_INTERRUPTED
     save(result, folder, Console())
+    if result.interrupted:
+        return STATUS_INTERRUPTED
     return 0 if any(sample.outcome is Outcome.DONE for sample in result.samples) else 1
 
 
@@ -64,7 +70,9 @@ async def measure(
         elapsed_s = time.monotonic() - start_s
     progress.end()
     settings = _settings(config, model, maker)
-    return RunResult(settings, samples, left_out, elapsed_s, config.slo, machine_facts())
+    return RunResult(
+        settings, samples, left_out, elapsed_s, replay.interrupted, slo=config.slo, machine=machine_facts()
+    )
 
 
 def plan_of(

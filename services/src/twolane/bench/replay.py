@@ -29,7 +29,11 @@ class Counts:
 
 
 class Replay:
-    """One run of a plan."""
+    """One run of a plan.
+
+    Attributes:
+        interrupted: whether the run was cancelled before its end; its samples then lack what was not sent.
+    """
 
     def __init__(self, send: Send, clock: Clock, sleep: Sleep, on_change: Callable[[Counts], None]) -> None:
         """`send` measures one request; `on_change` hears of every request sent or ended."""
@@ -37,6 +41,7 @@ class Replay:
         self._clock = clock
         self._sleep = sleep
         self._on_change = on_change
+        self.interrupted = False
 
     async def run(self, plan: Sequence[PlannedRequest], grace_s: float) -> list[Sample]:
         """Samples in the order of the plan; what runs `grace_s` after the last arrival is cancelled."""
@@ -49,13 +54,18 @@ class Replay:
                 tasks.append(asyncio.create_task(self._measure(request, start_s, counts)))
                 counts.sent += 1
                 self._on_change(counts)
-            _, late = await asyncio.wait(tasks, timeout=grace_s)
-            for task in late:
-                task.cancel()
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+            await asyncio.wait(tasks, timeout=grace_s)
+        except asyncio.CancelledError:
+            # Ctrl-C: what was measured so far is worth a report.
+            self.interrupted = True
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        # A task that was cancelled before its first step has sent nothing.
+        failures = [end for end in ended if isinstance(end, Exception)]
+        if failures:
+            raise failures[0]
+        return [end for end in ended if isinstance(end, Sample)]
 
     async def _measure(self, request: PlannedRequest, start_s: float, counts: Counts) -> Sample:
         sample = await self._send(request, start_s)

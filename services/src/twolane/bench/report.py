@@ -38,6 +38,7 @@ class RunResult:
         samples: one a request, in the order of the plan.
         left_out: requests of the load that were too long to send.
         elapsed_s: seconds from the first arrival to the last answer.
+        interrupted: whether somebody stopped the run before its end.
         slo: the limits of goodput.
         machine: where the load generator ran.
     """
@@ -46,6 +47,7 @@ class RunResult:
     samples: Sequence[Sample]
     left_out: int
     elapsed_s: float
+    interrupted: bool
     slo: SloLimits
     machine: MachineFacts
 
@@ -101,6 +103,7 @@ def as_json(result: RunResult) -> dict[str, Any]:
             "format": REPORT_FORMAT,
             "settings": result.settings,
             "slo": {"ttft_s": dict(result.slo.ttft_s), "tpot_s": result.slo.tpot_s},
+            "interrupted": result.interrupted,
             "totals": totals,
             "classes": {name: asdict(summary) for name, summary in result.summaries().items()},
             "errors": result.errors,
@@ -150,6 +153,8 @@ def footnotes(result: RunResult) -> list[str]:
     lines.append(
         f"{prompt} prompt tokens ({cached} from caches), {output} answer tokens, {rate:.1f} per second"
     )
+    if result.interrupted:
+        lines.append("the run was stopped before its end; what was not sent is not in these numbers")
     if result.left_out:
         lines.append(
             f"{result.left_out} requests of the load were left out: prompts above --max-input-tokens"

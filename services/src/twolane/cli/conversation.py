@@ -15,6 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 from twolane.bench.sse import DONE, SseParser
+from twolane.cli.http_opener import opener_for
 from twolane.core.errors import TwolaneError, Unavailable
 
 CONNECT_TIMEOUT_S = 10.0
@@ -47,7 +48,7 @@ class Endpoint:
         request = urllib.request.Request(self.url + path, data=data, headers=headers)  # noqa: S310
         timeout_s = CONNECT_TIMEOUT_S if body is None else READ_TIMEOUT_S
         try:
-            response: HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
+            response: HTTPResponse = opener_for(self.url).open(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
             raise Refused(_server_message(error)) from error
         except OSError as error:

@@ -10,7 +10,7 @@ import importlib.resources
 import os
 import socket
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
@@ -52,7 +52,7 @@ class UpConfig(ProcessConfig):
     """Key that clients must send; better given as TWOLANE_UP_API_KEY, which no process list shows."""
     log_dir: str = ""
     """Folder for the logs; empty: twolane/logs/port-<port> in the user's state folder."""
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level that is logged."""
     start_timeout_s: float = Field(default=300.0, gt=0)
     """How long everything may take to start."""
@@ -127,10 +127,17 @@ def served_name(config: UpConfig) -> str:
 
 
 def log_folder(config: UpConfig) -> Path:
-    """Folder of logs and port files; not made here."""
+    """Folder of logs and port files; not made here.
+
+    Raises:
+        ConfigError: no folder is given and the user has no home.
+    """
     if config.log_dir:
         return Path(config.log_dir).expanduser().resolve()
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    except RuntimeError as error:
+        raise ConfigError("this user has no home folder; say with --log-dir where logs go") from error
     # Launchers on any free port may run side by side.
     run = f"port-{config.port}" if config.port else f"pid-{os.getpid()}"
     return state / "twolane" / "logs" / run

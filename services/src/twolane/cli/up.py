@@ -13,13 +13,13 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
 from twolane.cli import topology
+from twolane.cli.http_opener import opener_for
 from twolane.cli.progress import Progress
 from twolane.cli.supervisor import StopAsked, Supervisor
 from twolane.cli.topology import UpConfig
@@ -62,7 +62,7 @@ class Readiness:
     def look(self) -> bool:
         """Whether the router takes requests now."""
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=PROBE_TIMEOUT_S):  # noqa: S310
+            with opener_for(self.url).open(f"{self.url}/readyz", timeout=PROBE_TIMEOUT_S):
                 return True
         except urllib.error.HTTPError as error:
             self._last_answer = error.read(1000).decode(errors="replace").strip()
