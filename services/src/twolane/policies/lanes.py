@@ -14,6 +14,9 @@ from twolane.policies.cost import PrefillCost
 from twolane.policies.prefill import PrefillPolicy
 from twolane.policies.settings import PrefillSettings
 
+# Up to this many times the knee a prompt is short: it then holds others up for three constant parts of a
+# step at most, which is little beside a chunk of a long prompt.
+KNEE_FACTOR = 2.0
 # A new boundary must differ by this share before it replaces the old one.
 HYSTERESIS = 0.15
 
@@ -64,7 +67,7 @@ def fitted_boundary(cost: PrefillCost, current_tokens: int, settings: PrefillSet
     if not cost.trusted(settings.fit_min_samples):
         return current_tokens
     low, high = settings.boundary_min_tokens, settings.boundary_max_tokens
-    knee = min(max(knee_tokens(cost), low), high)
+    knee = min(max(KNEE_FACTOR * knee_tokens(cost), low), high)
     if abs(knee - current_tokens) <= HYSTERESIS * current_tokens:
         return current_tokens
     return round(knee)

@@ -20,10 +20,13 @@ from twolane.policies.prefill import Chunk, PrefillDecision, PrefillView, Waitin
 from twolane.policies.settings import PrefillSettings
 from twolane.policies.wait_depth import ShortArrivals, WaitDepth, wait_until_s
 
-
 # The smallest chunk takes this fraction of the target, and this multiple of a step's constant part.
 LEAST_CHUNK = 4.0
 MIN_EFFICIENCY = 4.0
+# How steeply the weight of short prompts falls with the age of the oldest long one.
+WEIGHT_POWER = 4
+# Predicted times may be exceeded by this share before a deadline is at risk.
+SAFETY = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +66,30 @@ class _Moment:
 class Laps:
     """Short batches and chunks of long prompts, never in one batch.
 
-    Order. Short prompts go by deadline. Long prompts go by arrival + min(long_stretch × service time,
-    long_age_limit_s), so that among them too a much shorter one goes first, but none is overtaken by a
-    prompt that arrived long_age_limit_s later. A priority counts as an earlier arrival, bounded alike.
+    Order. Short prompts go by deadline. A long prompt is ordered by its arrival plus a lead: the time it
+    has until its deadline; up to size_share of the lane's present wait, the more the larger it is beside
+    the others; and late_share of its own wait once its deadline can't be met. So deadlines decide; smaller
+    ones go first when the lane is behind; and a late one gives way to those that need not be late. The lead
+    is at most long_age_limit_s. A priority counts as an earlier arrival, bounded alike.
 
     Whom to run. With both lanes waiting, short prompts go first when that delays the prompts behind
     them less than waiting would delay the short ones, or when a deadline calls for it; else a chunk of
     the long lane runs and more short prompts gather meanwhile.
 
+    A short prompt gathers behind no chunk that would end after it is due, by its deadline or short_budget_s
+    after its arrival, and a late one behind none at all, save for the chunk that ends a run of short batches.
+
     Bound. While a long prompt waits the worker never idles, and at most short_batches_per_long short
-    batches run between two chunks of long prompts. With S the longest short batch (short_batch_tokens
-    tokens, depth_max prompts), L the longest chunk, B the longest batch, k = short_batches_per_long and
-    C the chunks of long work ordered before the end of the prompt, it ends within
+    batches run between two chunks of long prompts. Let A = long_age_limit_s, k = short_batches_per_long,
+    S the longest short batch (short_batch_tokens tokens, depth_max prompts), L the longest chunk
+    (long_chunk_max_tokens), B the longer of both, and W the uncached tokens of each long prompt that
+    waits or arrives up to A later (2A for those with a priority), the prompt itself included. Then it ends
+    within
 
-        B + C · (k·S + L)
+        B + C · (k·S + L),    C = Σ ⌈W / smallest chunk⌉
 
-    of its arrival. Only long prompts with an earlier order key count in C; none of those arrived more
-    than long_age_limit_s after it.
+    of its arrival, however many short prompts arrive; a longer lane of long prompts changes nothing
+    unless they arrive within A.
     """
 
     settings: PrefillSettings
@@ -128,9 +138,13 @@ class Laps:
         return pack(ordered, BatchLimits(tokens, prompts=settings.depth_max))
 
     def _short_key(self, prompt: WaitingPrefill) -> tuple[float, float]:
-        start_s = prompt.arrival_s - self._head_start_s(prompt)
-        due_s = start_s + self.settings.long_age_limit_s
-        return (due_s if prompt.deadline_s is None else min(prompt.deadline_s, due_s), start_s)
+        head_start_s = self._head_start_s(prompt)
+        return (self._due_s(prompt) - head_start_s, prompt.arrival_s - head_start_s)
+
+    def _due_s(self, prompt: WaitingPrefill) -> float:
+        """When a short prompt's first token is due, by its deadline or by the budget of its lane."""
+        due_s = prompt.arrival_s + self.settings.short_budget_s
+        return due_s if prompt.deadline_s is None else prompt.deadline_s
 
     def _head_start_s(self, prompt: WaitingPrefill) -> float:
         return min(max(prompt.priority, 0) * self.settings.priority_s, self.settings.long_age_limit_s)
@@ -182,18 +196,24 @@ class Laps:
         return pack(ordered, BatchLimits(self._chunk_tokens(moment, ordered[0])))
 
     def _long_order(self, moment: _Moment) -> list[WaitingPrefill]:
-        """By key; the service time falls as a prompt advances, so a started one keeps its place."""
-        cost = moment.cost
-
-        def key(prompt: WaitingPrefill) -> float:
-            service_s = cost.prompt_s(prompt.uncached_tokens, prompt.cached_tokens)
-            lead_s = self.settings.long_stretch * service_s
-            if prompt.deadline_s is not None and moment.now_s + service_s > prompt.deadline_s:
-                lead_s += self.settings.late_share * (moment.now_s - prompt.arrival_s)
-            lead_s = min(lead_s, self.settings.long_age_limit_s)
-            return prompt.arrival_s - self._head_start_s(prompt) + lead_s
-
-        return sorted(moment.longs, key=key)
+        """By arrival plus lead; service times fall as prompts advance, so a started one keeps its place."""
+        settings, cost, now_s = self.settings, moment.cost, moment.now_s
+        services = [cost.prompt_s(prompt.uncached_tokens, prompt.cached_tokens) for prompt in moment.longs]
+        mean_s = sum(services) / len(services)
+        oldest_s = now_s - min(prompt.arrival_s for prompt in moment.longs)
+        size_s = settings.size_share * oldest_s
+        keys = {}
+        for prompt, service_s in zip(moment.longs, services, strict=True):
+            lead_s = size_s * service_s / (service_s + mean_s)
+            if prompt.deadline_s is None:
+                lead_s += settings.long_budget_s
+            else:
+                lead_s += max(0.0, prompt.deadline_s - prompt.arrival_s)
+                if now_s + service_s > prompt.deadline_s:
+                    lead_s += settings.late_share * (now_s - prompt.arrival_s)
+            start_s = prompt.arrival_s - self._head_start_s(prompt)
+            keys[prompt.request_id] = start_s + min(lead_s, settings.long_age_limit_s)
+        return sorted(moment.longs, key=lambda prompt: keys[prompt.request_id])
 
     def _chunk_tokens(self, moment: _Moment, head: WaitingPrefill) -> int:
         """Tokens of the next chunk: the longer the queue the larger, the more short prompts the smaller.
@@ -208,13 +228,20 @@ class Laps:
         rate = moment.memory.arrivals.rate_per_s(moment.now_s)
         target_s = settings.long_chunk_target_s
         if rate > 0.0:
-            weight = self._short_weight(moment)
-            best_s = math.sqrt(2.0 * len(moment.longs) * cost.constant_s / (rate * weight))
+            weighted_rate = rate * self._short_weight(moment)
+            best_s = math.sqrt(2.0 * len(moment.longs) * cost.constant_s / weighted_rate)
             least_s = max(target_s / LEAST_CHUNK, MIN_EFFICIENCY * cost.constant_s)
-            target_s = min(max(best_s, least_s), max(target_s, least_s))
+            target_s = max(min(best_s, target_s, self._slack_s(moment)), least_s)
         tokens = cost.tokens_within(target_s, head.cached_tokens)
         most = min(settings.long_chunk_max_tokens, settings.max_batch_tokens)
         return max(settings.long_chunk_min_tokens, min(tokens, most))
+
+    def _slack_s(self, moment: _Moment) -> float:
+        """Seconds for which the waiting short prompts can still wait, those aside that are late anyway."""
+        ready_s = moment.now_s + self._short_s(moment)
+        slacks = (self._due_s(prompt) - ready_s for prompt in moment.shorts)
+        slack_s = min((slack for slack in slacks if slack >= 0.0), default=math.inf)
+        return (slack_s - self.settings.deadline_margin_s) / SAFETY
 
     def _chunk_s(self, moment: _Moment) -> float:
         """Predicted seconds of the chunk that would run now."""
@@ -237,21 +264,25 @@ class Laps:
             return True
         chunk_s = self._chunk_s(moment)
         short_s = self._short_s(moment)
-        after_s = moment.now_s + chunk_s + short_s + settings.deadline_margin_s
-        for prompt in moment.shorts:
-            due_s = prompt.deadline_s
-            if due_s is not None and after_s > due_s >= moment.now_s + short_s:
-                return True
-        # Deferring delays the short prompts by a chunk and saves the long queue one step's constant part.
-        gain_s = len(moment.longs) * moment.cost.constant_s
-        return len(moment.shorts) * self._short_weight(moment) * chunk_s >= gain_s
+        after_s = moment.now_s + SAFETY * (chunk_s + short_s) + settings.deadline_margin_s
+        if any(self._due_s(prompt) < after_s for prompt in moment.shorts):
+            return True
+        # Smith's rule for the two batches: each delays the prompts of the other lane by its own time.
+        return len(moment.shorts) * self._short_weight(moment) * chunk_s >= len(moment.longs) * short_s
 
     def _short_weight(self, moment: _Moment) -> float:
         """What a second of a short prompt's wait counts against one of a long prompt's.
 
-        As the long queue grows it falls from 1, since a delay then also reaches the long prompts to come.
+        Most while the oldest long prompt is fresh; it falls steeply as that one uses its time up, as then
+        the lane is behind and every delay reaches the long prompts to come, too.
         """
-        return max(self.settings.short_weight, 1.0 / len(moment.longs))
+        settings = self.settings
+        oldest = min(moment.longs, key=lambda prompt: prompt.arrival_s)
+        budget_s = settings.long_budget_s
+        if oldest.deadline_s is not None:
+            budget_s = max(oldest.deadline_s - oldest.arrival_s, 1e-9)
+        left = max(0.0, 1.0 - (moment.now_s - oldest.arrival_s) / max(budget_s, 1e-9))
+        return max(settings.short_weight, settings.fresh_weight * left**WEIGHT_POWER)
 
     def _short_runs_allowed(self, moment: _Moment) -> int:
         """Short batches in a row, fewer as the oldest long prompt ages, never less than one."""

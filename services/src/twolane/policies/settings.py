@@ -12,7 +12,7 @@ from twolane.core.errors import ConfigError
 
 
 # Settings without a unit that may be 0.
-FROM_ZERO = ("long_stretch", "short_weight", "late_share")
+FROM_ZERO = ("size_share", "late_share", "short_weight", "fresh_weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,14 @@ class PrefillSettings:
         long_chunk_target_s: seconds a chunk of a long prompt should take, so that a short prompt that
             arrives meanwhile is held back no longer.
         long_age_limit_s: a long prompt that waited this long is overtaken by no later one.
-        long_stretch: a long prompt is ordered as if it were due after this many times its own
-            service time; 0 is first come first served.
-        deadline_margin_s: reserve kept when a deadline is compared with a predicted end.
+        short_budget_s: the time that a short prompt without a deadline should be served in.
+        long_budget_s: the time that a long prompt without a deadline should be served in.
+        size_share: among long prompts a much larger one gives way to those that arrived up to this share of
+            the present wait later; 0 ignores sizes.
         late_share: a long prompt that can't meet its deadline any more gives way to those that arrived up
             to this share of its own wait later, so that they need not be late too.
         short_weight: what a second of a short prompt's wait counts at least against one of a long's.
+        fresh_weight: the same while no long prompt has waited for long.
         priority_s: seconds of earlier arrival that one level of priority is worth.
         adaptive_wait: whether laps waits for short company when that pays.
         adaptive_chunk: whether laps sizes chunks by cost and load.
@@ -62,11 +64,14 @@ class PrefillSettings:
     long_chunk_min_tokens: int = 256
     long_chunk_max_tokens: int = 8192
     long_chunk_target_s: float = 0.2
-    long_age_limit_s: float = 5.0
-    long_stretch: float = 2.0
+    long_age_limit_s: float = 30.0
+    short_budget_s: float = 0.4
+    long_budget_s: float = 2.0
     deadline_margin_s: float = 0.005
-    late_share: float = 0.2
-    short_weight: float = 0.1
+    size_share: float = 0.6
+    late_share: float = 0.3
+    short_weight: float = 0.05
+    fresh_weight: float = 0.4
     priority_s: float = 1.0
     adaptive_wait: bool = True
     adaptive_chunk: bool = True

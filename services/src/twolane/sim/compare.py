@@ -66,7 +66,7 @@ _QUEUES = {
     "adaptive_wait": False,
     "adaptive_chunk": False,
     "defer_short": False,
-    "long_stretch": 0.0,
+    "size_share": 0.0,
     "late_share": 0.0,
 }
 ABLATION = (
