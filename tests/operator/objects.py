@@ -69,6 +69,9 @@ class World:
             others = [pod for pod in self.pods if pod not in mine]
             fresh = [pod(name, index, labels, ready) for index in range(len(mine), wanted)]
             self.pods = [*others, *mine[:wanted], *fresh]
+            if ready:
+                progress = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}
+                child["status"] = {"conditions": [progress]}
             for made in self.pods:
                 if ready and made["metadata"]["labels"] == labels:
                     made["status"] = pod("", 0, labels, True)["status"]

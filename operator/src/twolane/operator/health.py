@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twolane.operator.build.workers import PoolPlan
 from twolane.operator.conditions import Condition
-from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL
+from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL
 from twolane.operator.observed import Observed, RevisionState, label
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec
 from twolane.operator.resources.shape import Json
@@ -43,11 +43,7 @@ class Situation:
         """The worst trouble of the pods of the wanted revision in these pools or components."""
         revision = self.wanted.revision
         pods = [pod for slot in slots for pod in self.observed.pods_of(revision, slot)]
-        deployments = [
-            child
-            for (kind, name), child in self.observed.children.items()
-            if kind == "Deployment" and name.endswith(revision) and _slot(child) in slots
-        ]
+        deployments = [child for child in _deployments(self, revision) if _slot(child) in slots]
         return worst_trouble(pods, deployments)
 
 
@@ -129,17 +125,33 @@ def _scaling(situation: Situation) -> Condition:
 def _rollout(situation: Situation) -> Condition:
     revision = situation.wanted.revision
     others = sorted(set(situation.states) - {revision})
-    for (kind, name), child in situation.observed.children.items():
-        if kind == "Deployment" and name.endswith(revision) and _is_stuck(child):
+    for child in _deployments(situation, revision):
+        if _is_stuck(child):
             trouble = situation.trouble([_slot(child)])
-            words = trouble.message if trouble else f"{name} makes no progress"
+            words = trouble.message if trouble else f"{child['metadata']['name']} makes no progress"
             return Condition("RolloutComplete", "False", "RolloutStuck", words)
     if others:
         words = f"revision {revision} replaces {', '.join(others)}"
         return Condition("RolloutComplete", "False", "RollingOut", words)
-    if revision not in situation.states:
-        return Condition("RolloutComplete", "False", "RollingOut", f"revision {revision} is about to start")
+    started = [_is_complete(child) for child in _deployments(situation, revision)]
+    if not started or not all(started):
+        return Condition("RolloutComplete", "False", "Starting", f"revision {revision} is starting")
     return Condition("RolloutComplete", "True", "UpToDate", f"revision {revision} runs alone")
+
+
+def _deployments(situation: Situation, revision: str) -> list[Json]:
+    children = situation.observed.children.items()
+    return [
+        child
+        for (kind, _), child in children
+        if kind == "Deployment" and label(child, REVISION_LABEL) == revision
+    ]
+
+
+def _is_complete(deployment: Json) -> bool:
+    """Whether all its pods were there once; a pod that fails later does not undo a rollout."""
+    conditions = deployment.get("status", {}).get("conditions", [])
+    return any(item.get("reason") == "NewReplicaSetAvailable" for item in conditions)
 
 
 def _is_stuck(deployment: Json) -> bool:

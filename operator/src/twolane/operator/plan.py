@@ -182,6 +182,11 @@ def _plan_without_spec(observed: Observed, error: ValidationError) -> Plan:
     return Plan(tuple(_only_ready(observed, Condition("Ready", "False", "SpecInvalid", words))))
 
 
+def plan_refused(observed: Observed, reason: str) -> list[Action]:
+    """What to write when the API server refused a part of the plan for good."""
+    return _only_ready(observed, Condition("Ready", "False", "ApplyRefused", reason))
+
+
 def _only_ready(observed: Observed, condition: Condition) -> list[Action]:
     model_deployment = observed.model_deployment
     metadata, before = model_deployment["metadata"], model_deployment.get("status", {})

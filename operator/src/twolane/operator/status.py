@@ -85,8 +85,9 @@ def events_between(before: Json, after: Json) -> list[Emit]:
     events: list[Emit] = []
     for item in after["conditions"]:
         old = known.get(item["type"])
-        turned = old is not None and (old["status"], old["reason"]) != (item["status"], item["reason"])
-        if turned:
+        # Ready has a reason for every stage on the way; of its parts only the turns matter.
+        watched = ("status", "reason") if item["type"] == "Ready" else ("status",)
+        if old is not None and any(old[name] != item[name] for name in watched):
             events.append(_turned(item))
     old_decisions = before.get("scalingDecisions", [])
     for decision in after.get("scalingDecisions", []):

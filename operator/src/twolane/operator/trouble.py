@@ -55,7 +55,8 @@ def _main_trouble(name: str, status: Json) -> Trouble | None:
 def has_started(pod: Json) -> bool:
     """Whether the process has passed its startup probe; a worker does so once its model is loaded."""
     containers = pod.get("status", {}).get("containerStatuses", [])
-    return any(container["name"] == "twolane" and container.get("started") for container in containers)
+    own = [container for container in containers if container["name"] == "twolane"]
+    return any(container.get("started") or container.get("ready") for container in own)
 
 
 def _waiting(pod: str, container: Json, failed: str) -> Trouble | None:

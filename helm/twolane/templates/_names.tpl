@@ -1,0 +1,62 @@
+{{- define "twolane.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "twolane.operator" -}}
+{{ include "twolane.name" . }}-operator
+{{- end }}
+
+{{- define "twolane.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "twolane.operator" .) }}{{ else }}{{ required "serviceAccount.name must name an existing account when serviceAccount.create is false" .Values.serviceAccount.name }}{{ end }}
+{{- end }}
+
+{{- define "twolane.image" -}}
+{{- if .Values.image.registry }}{{ .Values.image.registry }}/{{ end }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "twolane.selector" -}}
+app.kubernetes.io/name: twolane-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "twolane.labels" -}}
+{{ include "twolane.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- /* What the operator may do where it works. It reads no Secrets: pods name them, kubelets read them. */ -}}
+{{- define "twolane.rules" -}}
+- apiGroups: [serving.twolane.dev]
+  resources: [modeldeployments]
+  verbs: [get, list, watch, patch]
+- apiGroups: [serving.twolane.dev]
+  resources: [modeldeployments/status, workerpools/status]
+  verbs: [patch]
+# Owner references that block deletion need it.
+- apiGroups: [serving.twolane.dev]
+  resources: [modeldeployments/finalizers]
+  verbs: [update]
+- apiGroups: [serving.twolane.dev]
+  resources: [workerpools]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}

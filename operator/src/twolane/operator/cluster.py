@@ -1,0 +1,209 @@
+"""The Kubernetes API as the operator uses it: a few verbs over plain objects, on the official client.
+
+Every failure becomes a ClusterError that says whether trying again can help; nothing is retried here,
+since the reconciler comes back with a fresh observation anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from twolane.core.errors import ConfigError
+from twolane.operator.metrics import OperatorMetrics
+from twolane.operator.names import API_VERSION, MANAGER
+from twolane.operator.resources.shape import Json
+
+REQUEST_TIMEOUT_S = 15.0
+PAGE_OBJECTS = 500
+# Requests of this process that the API server has to answer at a time.
+MAX_IN_FLIGHT = 8
+_APPLY, _MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
+
+_PATHS = {
+    "ModelDeployment": (f"apis/{API_VERSION}", "modeldeployments"),
+    "WorkerPool": (f"apis/{API_VERSION}", "workerpools"),
+    "Deployment": ("apis/apps/v1", "deployments"),
+    "Service": ("api/v1", "services"),
+    "Pod": ("api/v1", "pods"),
+    "Event": ("api/v1", "events"),
+    "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
+    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
+}
+
+
+class ClusterError(Exception):
+    """The API server refused a request, or could not be asked.
+
+    Attributes:
+        status: HTTP status; 0 when there was no answer.
+        retry_after_s: pause that the API server asks for; 0 when it names none.
+    """
+
+    def __init__(self, message: str, status: int = 0, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+    @property
+    def permanent(self) -> bool:
+        """Whether the same request will be refused again until somebody changes something."""
+        return self.status in (400, 403, 405, 413, 415, 422)
+
+
+class Cluster:
+    """Requests to one API server."""
+
+    def __init__(self, api: client.ApiClient, metrics: OperatorMetrics) -> None:
+        self._api = api
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json | None:
+        """An object, or None when there is none."""
+        try:
+            return await self._request("GET", _path(kind, namespace, name))
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, kind: str, namespace: str, selector: str = "") -> list[Json]:
+        """All objects with the labels; every namespace when it is empty."""
+        items: list[Json] = []
+        query = {"labelSelector": selector, "limit": str(PAGE_OBJECTS)}
+        while True:
+            answer = await self._request("GET", _path(kind, namespace), query)
+            # Entries of a list do not say what they are.
+            items += [{**item, "kind": kind, "apiVersion": answer["apiVersion"]} for item in answer["items"]]
+            if not (more := answer["metadata"].get("continue")):
+                return items
+            query["continue"] = more
+
+    async def create(self, body: Json, manager: str = MANAGER) -> Json:
+        """Makes an object; 409 when there is one of that name."""
+        path = _path(body["kind"], body["metadata"]["namespace"])
+        return await self._request("POST", path, {"fieldManager": manager}, body)
+
+    async def apply(self, body: Json) -> Json:
+        """Server-side apply: our fields as we say, whoever else had written them; all others stay."""
+        metadata = body["metadata"]
+        path = _path(body["kind"], metadata["namespace"], metadata["name"])
+        return await self._request("PATCH", path, {"fieldManager": MANAGER, "force": "true"}, body, _APPLY)
+
+    async def merge(self, kind: str, namespace: str, name: str, body: Json, manager: str = MANAGER) -> Json:
+        """Changes the fields given."""
+        path = _path(kind, namespace, name)
+        return await self._request("PATCH", path, {"fieldManager": manager}, body, _MERGE)
+
+    async def write_status(self, kind: str, namespace: str, name: str, status: Json) -> Json:
+        """Writes the fields of a status. Its only writer leads, so nobody's change can be lost."""
+        path = _path(kind, namespace, name) + "/status"
+        return await self._request("PATCH", path, {"fieldManager": MANAGER}, {"status": status}, _MERGE)
+
+    async def replace(self, body: Json) -> Json:
+        """Replaces an object as it was seen; 409 when it has changed since."""
+        metadata = body["metadata"]
+        path = _path(body["kind"], metadata["namespace"], metadata["name"])
+        return await self._request("PUT", path, {"fieldManager": MANAGER}, body)
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Deletes an object and then its dependents; one that is gone is no error."""
+        try:
+            await self._request("DELETE", _path(kind, namespace, name), {"propagationPolicy": "Background"})
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+
+    async def close(self) -> None:
+        """Closes connections."""
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Json | None = None,
+        content_type: str = "application/json",
+    ) -> Json:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        async with self._slots:
+            try:
+                status, text, answered = await self._exchange(method, path + _query(query), headers, body)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                self._metrics.asked(method, 0)
+                raise ClusterError(
+                    f"no answer from the API server: {error or type(error).__name__}"
+                ) from error
+        self._metrics.asked(method, status)
+        if 200 <= status < 300:
+            answer: Json = json.loads(text)
+            return answer
+        raise ClusterError(_reason(text), status, _retry_after(answered))
+
+    async def _exchange(
+        self, method: str, path: str, headers: dict[str, str], body: Json | None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        prepared = await self._api.param_serialize(
+            method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        response = await self._api.call_api(*prepared, _request_timeout=REQUEST_TIMEOUT_S)
+        text = await response.read()  # type: ignore[no-untyped-call]
+        return int(response.status), bytes(text), dict(response.headers)
+
+
+def _path(kind: str, namespace: str, name: str = "") -> str:
+    prefix, plural = _PATHS[kind]
+    place = f"/namespaces/{namespace}" if namespace else ""
+    return f"/{prefix}{place}/{plural}" + (f"/{name}" if name else "")
+
+
+def _query(query: dict[str, str] | None) -> str:
+    return f"?{urlencode(query)}" if query else ""
+
+
+def _reason(text: bytes) -> str:
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:300].decode(errors="replace") or "no reason given"
+
+
+def _retry_after(headers: dict[str, str]) -> float:
+    value = {name.lower(): value for name, value in headers.items()}.get("retry-after", "")
+    return float(value) if value.isdigit() else 0.0
+
+
+async def connect(metrics: OperatorMetrics) -> Cluster:
+    """Finds the cluster: the pod's service account, or else KUBECONFIG or ~/.kube/config; as kopf does.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    configuration = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        try:
+            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except (config.ConfigException, OSError) as error:
+            raise ConfigError(
+                f"no Kubernetes cluster to work for: {error}; run inside a pod, or set KUBECONFIG"
+            ) from error
+    return Cluster(client.ApiClient(configuration), metrics)
+
+
+def namespace_of_pod() -> str:
+    """The namespace this process runs in; "" outside of a cluster."""
+    path = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

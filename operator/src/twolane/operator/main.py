@@ -1,0 +1,150 @@
+"""Runs one replica of the operator: `twolane operator`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import kopf
+
+from twolane.core.errors import ConfigError, Unavailable
+from twolane.operator.apply import Applier
+from twolane.operator.cluster import Cluster, connect, namespace_of_pod
+from twolane.operator.config import OperatorConfig
+from twolane.operator.events import Recorder
+from twolane.operator.handlers import registry, settings
+from twolane.operator.lease import Elector
+from twolane.operator.metrics import OperatorMetrics
+from twolane.operator.reconciler import Reconciler
+from twolane.telemetry.logs import configure_logging
+from twolane.telemetry.metrics import registry as metric_registry
+from twolane.telemetry.probes import ProbeServer
+from twolane.telemetry.process import stop_requested, write_port_file
+
+log = logging.getLogger(__name__)
+
+WATCH_END_S = 15.0
+"""How long kopf may take to close its watches."""
+# Libraries that log every request and every watch.
+_TALKATIVE = ("kopf.activities", "kopf._core", "kopf._cogs", "kopf.objects", "urllib3")
+
+
+class Operator:
+    """One replica, put together."""
+
+    def __init__(self, config: OperatorConfig, cluster: Cluster, metrics: OperatorMetrics) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._identity = config.identity or f"{socket.gethostname()}-{os.getpid()}"
+        applier = Applier(cluster, Recorder(cluster, self._identity), metrics)
+        self._reconciler = Reconciler(cluster, applier, config.image, metrics, config.resync_s)
+        self._elector = self._make_elector(cluster) if config.leader_election else None
+
+    def _make_elector(self, cluster: Cluster) -> Elector:
+        namespace = self._config.lease_namespace or namespace_of_pod()
+        if not namespace:
+            raise ConfigError(
+                "outside of a cluster give --lease-namespace, or --no-leader-election with one replica",
+                param="lease_namespace",
+            )
+        return Elector(cluster, namespace, self._config.lease_name, self._identity)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Leads, whenever no other replica does, until `stop`.
+
+        Raises:
+            Unavailable: a part ended that never should; the process must start anew.
+        """
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            while not stop.is_set():
+                await self._term(stop, stopped)
+        finally:
+            stopped.cancel()
+            if self._elector is not None:
+                await self._elector.release()
+
+    async def _term(self, stop: asyncio.Event, stopped: asyncio.Task[bool]) -> None:
+        """Waits for the lead, then works until it is lost or the end is asked for."""
+        if self._elector is not None:
+            lead = asyncio.create_task(self._elector.lead(), name="candidate")
+            await asyncio.wait({lead, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                await _end(lead)
+                return
+            lead.result()
+        self._metrics.leading.set(1)
+        # Before kopf, which takes every later task for one of its own.
+        parts = {asyncio.create_task(self._reconciler.run(self._config.workers), name="reconciler")}
+        lease = asyncio.create_task(self._elector.keep(), name="lease") if self._elector else stopped
+        over = asyncio.Event()
+        watch = asyncio.create_task(self._watch(stop, over), name="watch")
+        try:
+            done, _ = await asyncio.wait({stopped, lease, watch, *parts}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Nothing may be written any more once another may lead.
+            await _end(*parts, *({lease} - {stopped}))
+            over.set()
+            await asyncio.wait({watch}, timeout=WATCH_END_S)
+            await _end(watch)
+            self._metrics.leading.set(0)
+        failed = [task for task in done if task not in (stopped, lease)]
+        if failed and not stop.is_set():
+            raise Unavailable(f"{failed[0].get_name()} ended: {failed[0].exception()}")
+
+    async def _watch(self, stop: asyncio.Event, over: asyncio.Event) -> None:
+        namespaces, ours = self._config.namespace_list, asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=registry(self._reconciler.ask),
+            settings=settings(),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=over,
+        )
+        # kopf takes the signals for itself; they end more than its part.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await kopf.run_tasks(tasks, ignored=ours)
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def serve(config: OperatorConfig) -> None:
+    """Serves probes and runs until SIGTERM or SIGINT.
+
+    Raises:
+        TwolaneError: no cluster, a port that is taken, or a part that ended.
+    """
+    stop = stop_requested()
+    metrics = OperatorMetrics()
+    cluster = await connect(metrics)
+    probes = ProbeServer(config.host, config.http_port, metric_registry, lambda: None)
+    try:
+        operator = Operator(config, cluster, metrics)
+        port = await probes.start()
+        if config.port_file is not None:
+            write_port_file(config.port_file, {"http": port})
+        await operator.run(stop)
+    finally:
+        await probes.stop()
+        await cluster.close()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the operator; returns the exit status."""
+    config = OperatorConfig.from_args(argv)
+    configure_logging("operator", config.log_level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    asyncio.run(serve(config))
+    return 0

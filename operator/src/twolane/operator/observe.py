@@ -1,0 +1,42 @@
+"""Reads a ModelDeployment and everything made for it from the API server."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from twolane.operator.cluster import Cluster
+from twolane.operator.names import MODEL_DEPLOYMENT, MODEL_LABEL
+from twolane.operator.observed import Key, Observed
+from twolane.operator.resources.shape import Json
+
+CHILD_KINDS = ("WorkerPool", "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy")
+
+
+async def observe(cluster: Cluster, namespace: str, name: str) -> Observed | None:
+    """A fresh observation; None when the ModelDeployment is gone.
+
+    Raises:
+        ClusterError: the API server refuses or does not answer.
+    """
+    model_deployment = await cluster.get(MODEL_DEPLOYMENT, namespace, name)
+    if model_deployment is None:
+        return None
+    selector = f"{MODEL_LABEL}={name}"
+    kinds = (*CHILD_KINDS, "Pod")
+    lists = await asyncio.gather(*(cluster.list(kind, namespace, selector) for kind in kinds))
+    found = dict(zip(kinds, lists, strict=True))
+    uid = model_deployment["metadata"]["uid"]
+    children: dict[Key, Json] = {
+        (kind, child["metadata"]["name"]): child
+        for kind in CHILD_KINDS
+        for child in found[kind]
+        if owned_by(child, uid)
+    }
+    return Observed(model_deployment, children, tuple(found["Pod"]), datetime.now(UTC))
+
+
+def owned_by(child: Json, uid: str) -> bool:
+    """Whether an object was made for the ModelDeployment of this uid, not for an earlier one of its name."""
+    owners = child["metadata"].get("ownerReferences", [])
+    return any(owner["uid"] == uid and owner.get("controller") for owner in owners)

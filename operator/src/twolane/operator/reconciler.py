@@ -1,0 +1,112 @@
+"""Looks at one ModelDeployment after the other: observe, plan, apply. Handlers tell it what changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from twolane.operator.apply import Applier
+from twolane.operator.cluster import Cluster, ClusterError
+from twolane.operator.metrics import OperatorMetrics
+from twolane.operator.observe import observe
+from twolane.operator.plan import plan
+from twolane.operator.queue import Key, WorkQueue
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """A few tasks that share one queue; one object is never looked at twice at a time.
+
+    Args:
+        cluster: the API server.
+        applier: carries plans out.
+        image: image for specs that name none.
+        metrics: counters.
+        resync_s: how often an object is looked at though nothing happened.
+    """
+
+    def __init__(
+        self, cluster: Cluster, applier: Applier, image: str, metrics: OperatorMetrics, resync_s: float
+    ) -> None:
+        self._cluster = cluster
+        self._applier = applier
+        self._image = image
+        self._metrics = metrics
+        self._resync_s = resync_s
+        self._queue = WorkQueue()
+        self._changed = asyncio.Condition()
+
+    async def ask(self, key: Key) -> None:
+        """Something about this object changed."""
+        async with self._changed:
+            self._queue.add(key, _now())
+            self._changed.notify()
+
+    async def run(self, tasks: int) -> None:
+        """Works until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(tasks):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._take()
+            again_s = await self._look(key)
+            async with self._changed:
+                if again_s is not None:
+                    self._queue.done(key, _now(), again_s)
+                self._changed.notify_all()
+
+    async def _take(self) -> Key:
+        async with self._changed:
+            while (key := self._queue.take(_now())) is None:
+                due = self._queue.next_due()
+                try:
+                    async with asyncio.timeout_at(due):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+            self._metrics.waiting.set(len(self._queue))
+            return key
+
+    async def _look(self, key: Key) -> float | None:
+        """One reconciliation; returns seconds until the next, or None when the queue knows already."""
+        began = _now()
+        try:
+            again_s = await self._reconcile(key)
+            self._metrics.reconciled.labels("done").inc()
+        except ClusterError as error:
+            self._failed(key, str(error), error.retry_after_s)
+            return None
+        except Exception:
+            # A defect met by one object must not stop the others.
+            log.exception("reconciliation failed", extra={"object": "/".join(key)})
+            self._failed(key, "defect", 0.0)
+            return None
+        finally:
+            self._metrics.reconcile_s.observe(_now() - began)
+        return again_s
+
+    async def _reconcile(self, key: Key) -> float | None:
+        observed = await observe(self._cluster, *key)
+        if observed is None:
+            self._queue.forget(key)
+            return None
+        made = plan(observed, self._image)
+        if made.actions:
+            names = [type(action).__name__ for action in made.actions]
+            log.info("plan", extra={"object": "/".join(key), "actions": names})
+        await self._applier.carry_out(observed, made)
+        # Spread out, so that many objects are not looked at in one moment.
+        return made.look_again_s or self._resync_s * random.uniform(0.8, 1.2)
+
+    def _failed(self, key: Key, reason: str, at_least_s: float) -> None:
+        self._metrics.reconciled.labels("failed").inc()
+        pause = self._queue.failed(key, _now(), at_least_s)
+        log.warning("again later", extra={"object": "/".join(key), "reason": reason, "pause_s": pause})
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
