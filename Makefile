@@ -66,7 +66,7 @@ lint: $(VENV)/installed-dev ## lint and formatting
 
 .PHONY: types
 types: $(VENV)/installed-dev ## strict type check
-	$(BIN)/mypy services/src operator/src proto/src kernels/src tests
+	$(BIN)/mypy services/src operator/src proto kernels/src tests deploy
 
 .PHONY: layers
 layers: $(VENV)/installed-dev ## who may import whom

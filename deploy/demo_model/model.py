@@ -42,7 +42,7 @@ def _stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write config, weights (float32 safetensors), tokenizer, template and generation settings."""
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=_stop_ids(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
