@@ -82,6 +82,11 @@ gpu-check: $(VENV)/installed-dev ## tests that need a CUDA device
 		echo "gpu-check: no CUDA device here (torch.cuda.is_available() is false); nothing was tested" >&2; exit 1; }
 	$(BIN)/pytest -m gpu $(FLAGS)
 
+.PHONY: cluster-check
+cluster-check: $(VENV)/installed-dev ## tests that need a Kubernetes API server (built once, with Go)
+	@command -v go >/dev/null || { echo "cluster-check: Go builds the API server and is not on the PATH" >&2; exit 1; }
+	$(BIN)/pytest -m cluster $(FLAGS)
+
 .PHONY: proto
 proto: $(VENV)/installed-dev ## generate the stubs beside the .proto files
 	$(BIN)/python proto/generate.py
