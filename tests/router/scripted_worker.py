@@ -77,6 +77,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         worker_pb2_grpc.add_WorkerServicer_to_server(self, self._server.aio)
         self._outs: list[asyncio.Queue[worker_pb2.WorkerMessage | None]] = []
         self._work = asyncio.Event()
+        self._handed_over: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -159,7 +160,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         if len(tokens) > most:
             request.ends_with = types_pb2.FINISH_REASON_LENGTH
         if submit.phase == worker_pb2.PHASE_DECODE:
-            request.may_run, request.sent = False, 1
+            request.may_run, request.sent = request.key in self._handed_over, 1
         if self.refuse_with is not None:
             event = worker_pb2.RequestEvent(
                 stream_id=submit.stream_id,
@@ -198,9 +199,12 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
 
     def hand_over(self, key: str) -> None:
         """The prompt's pages are here: the request joins the batch."""
-        if key in self.requests:
-            self.requests[key].may_run = True
-            self._work.set()
+        if key not in self.requests:
+            # The router's submission to this worker may come later than the peer's pages.
+            self._handed_over.add(key)
+            return
+        self.requests[key].may_run = True
+        self._work.set()
 
     def _advance(self, request: ScriptedRequest) -> worker_pb2.RequestEvent:
         submit = request.submit

@@ -225,7 +225,7 @@ async def test_the_answer_is_capped_at_the_context(
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", CHAT_PATH, 400), ("POST", "/v1/embeddings", 404), ("GET", "/", 404), ("GET", "/v1/chat", 404)],
+    [("GET", CHAT_PATH, 405), ("POST", "/v1/embeddings", 404), ("GET", "/", 404), ("GET", "/v1/chat", 404)],
 )
 async def test_other_addresses_get_an_error_in_the_same_shape(
     http: aiohttp.ClientSession, method: str, path: str, status: int

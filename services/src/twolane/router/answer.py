@@ -6,10 +6,13 @@ worker's tokens are held back until the first token has come. `sessions.py` call
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from twolane.core.errors import Cancelled, TwolaneError, WorkerLost
-from twolane.core.request import FinishReason, Lane
+from twolane.core.errors import Internal, TwolaneError, WorkerLost
+from twolane.core.request import FinishReason, Lane, SamplingParams
 from twolane.router.answer_text import AnswerText, PlacedLogprob
 from twolane.router.generation import Generation, GenerationRequest
 from twolane.router.leg import Leg
@@ -17,15 +20,28 @@ from twolane.router.metrics import RouterMetrics
 from twolane.rpc.convert import error_from_proto
 from twolane.v1 import types_pb2, worker_pb2
 
+log = logging.getLogger(__name__)
+
 _STOP = types_pb2.FINISH_REASON_STOP
 _LENGTH = types_pb2.FINISH_REASON_LENGTH
 _ERROR = types_pb2.FINISH_REASON_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTask:
+    """What has to be done for an answer: a prompt, how to draw its tokens, the names of its pages."""
+
+    prompt: list[int]
+    sampling: SamplingParams
+    hashes: Sequence[bytes]
 
 
 class Answer:
     """One answer to one prompt.
 
     Attributes:
+        task: what has to be done.
+        avoid: workers that gave up on it.
         index: its place among the request's answers.
         lane: the lane its prompt was sent to.
         text: its text so far.
@@ -42,16 +58,22 @@ class Answer:
         "_last_s",
         "_metrics",
         "_prefill",
+        "avoid",
         "cached_tokens",
         "ended",
         "has_first",
         "index",
         "lane",
+        "task",
         "text",
     )
 
-    def __init__(self, generation: Generation, index: int, text: AnswerText, metrics: RouterMetrics) -> None:
-        self.index = index
+    def __init__(
+        self, generation: Generation, task: AnswerTask, text: AnswerText, metrics: RouterMetrics
+    ) -> None:
+        self.index = len(generation.answers)
+        self.task = task
+        self.avoid: frozenset[str] = frozenset()
         self.text = text
         self.lane = Lane.SHORT
         self.cached_tokens = 0
@@ -109,7 +131,7 @@ class Answer:
         if leg is self._prefill and harmless:
             self._prefill = None
             return
-        self._generation.fail(error)
+        self._give_up(leg, error)
 
     def abandon(self) -> None:
         """Tells both workers to stop; nothing more comes out of this answer."""
@@ -130,7 +152,7 @@ class Answer:
     def _advance(self, event: worker_pb2.RequestEvent, leg: Leg | None) -> None:
         finish_number = event.finish_reason
         if finish_number and finish_number not in (_STOP, _LENGTH):
-            self._generation.fail(_failure(event))
+            self._give_up(leg, _failure(event))
             return
         ids = event.token_ids
         self._measure(len(ids))
@@ -154,6 +176,17 @@ class Answer:
         elif shown or self._ids:
             self._generation.piece(self, shown, None)
 
+    def _give_up(self, leg: Leg | None, error: TwolaneError) -> None:
+        """A worker failed: before the first token another one may do, afterwards the request fails."""
+        if leg is not None and error.retryable and not self.has_first:
+            self.avoid |= {leg.worker_id}
+            self._drop_legs()
+            if self._generation.retry(self):
+                extra = {"request_id": self.request.request_id, "worker_id": leg.worker_id}
+                log.warning("answer sent to other workers: %s", error.message, extra=extra)
+                return
+        self._generation.fail(error)
+
     def _measure(self, n_tokens: int) -> None:
         now = time.perf_counter()
         if not self.has_first:
@@ -168,9 +201,12 @@ class Answer:
     def _close(self, finished: Leg | None) -> None:
         """Ends the answer: the worker that finished it knows, any other is told."""
         self.ended = True
-        self._held.clear()
         if finished is not None:
             finished.close()
+        self._drop_legs()
+
+    def _drop_legs(self) -> None:
+        self._held.clear()
         for leg in (self._prefill, self._decode):
             if leg is not None:
                 leg.cancel()
@@ -180,4 +216,4 @@ class Answer:
 def _failure(event: worker_pb2.RequestEvent) -> TwolaneError:
     if event.finish_reason == _ERROR:
         return error_from_proto(event.error)
-    return Cancelled("the worker cancelled the request")
+    return Internal("the worker cancelled the request without being asked to")

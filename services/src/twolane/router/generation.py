@@ -70,6 +70,10 @@ class Observer(Protocol):
         """An answer's first token, or its end without one, came."""
         ...
 
+    def retry(self, generation: Generation, answer: Answer) -> bool:
+        """Sends an answer whose workers gave up before its first token to others, if there are any."""
+        ...
+
     def generation_over(self, generation: Generation) -> None:
         """Nothing of the request runs any more."""
         ...
@@ -115,6 +119,10 @@ class Generation:
     def began(self, answer: Answer) -> None:
         """Called by an answer with its first event."""
         self._observer.answer_began(self, answer)
+
+    def retry(self, answer: Answer) -> bool:
+        """Called by an answer whose workers gave up; False: nobody else can take it."""
+        return not self.ended and self._observer.retry(self, answer)
 
     def fail(self, error: TwolaneError) -> None:
         """Ends the request: every worker that still works for it is told to stop."""

@@ -18,6 +18,11 @@ class LegSession(Protocol):
 
     books: WorkerBooks
 
+    @property
+    def worker_id(self) -> str:
+        """The worker's name."""
+        ...
+
     def cancel(self, stream_id: int) -> None:
         """Tells the worker to stop."""
         ...
@@ -52,6 +57,11 @@ class Leg:
         self._charge = charge
         self._open = True
         session.books.charge(charge)
+
+    @property
+    def worker_id(self) -> str:
+        """The worker's name."""
+        return self._session.worker_id
 
     def prompt_done(self) -> None:
         """The prompt is computed."""

@@ -54,6 +54,11 @@ class RouterMetrics:
             registry=registry,
         )
         self._e2e = {which: e2e.labels(which.value) for which in Lane}
+        self._retries = Counter(
+            "twolane_router_retries",
+            "Answers sent to other workers before their first token.",
+            registry=registry,
+        )
         self._queue = Histogram(
             "twolane_router_queue_seconds",
             "From a request's arrival until it was sent to workers: validation, template, tokens, placement.",
@@ -93,6 +98,10 @@ class RouterMetrics:
             self._tokens["input"].observe(usage.prompt_tokens)
             self._tokens["output"].observe(usage.completion_tokens)
             self._tokens["cached"].observe(usage.cached_tokens)
+
+    def retried(self) -> None:
+        """An answer was sent to other workers before its first token."""
+        self._retries.inc()
 
     def refused(self, code: str) -> None:
         """A request was refused before it was sent anywhere."""

@@ -90,8 +90,7 @@ class _Endpoint(ABC):
             except TwolaneError as error:
                 span.set_attribute("twolane.outcome", error.code)
                 self._serving.metrics.refused(error.code)
-                if not isinstance(error, Cancelled):
-                    await send_error(send, error, call.headers)
+                await send_error(send, error, call.headers)
                 return
             except Exception:
                 log.exception("a request failed", extra={"client_request_id": call.client_id})
@@ -131,8 +130,8 @@ class _Endpoint(ABC):
                 body = job.form.whole(sink.choices, generation.usage())
                 await send_body(call.send, 200, [*call.headers, JSON], body)
         except TwolaneError as error:
-            if not isinstance(error, Cancelled):
-                await send_error(call.send, error, call.headers)
+            # To a client that is gone, the server sends nothing.
+            await send_error(call.send, error, call.headers)
         finally:
             watcher.cancel()
             # Does nothing after the ordinary end.

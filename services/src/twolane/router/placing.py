@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from twolane.core.prefix import page_hashes
 from twolane.core.request import Role
 from twolane.policies.placement import Placement, PlacementPolicy, PlacementView, PlacementWorker
+from twolane.router.answer import AnswerTask
 from twolane.router.cluster import Cluster
 from twolane.router.sessions import WorkerSession
 from twolane.rpc.words import lane_from_proto, role_from_proto
@@ -48,20 +49,20 @@ class Placer:
         long = sum(map(len, prompts)) > _INLINE_HASH_TOKENS
         return await asyncio.to_thread(work) if long else work()
 
-    def place(self, prompt_tokens: int, hashes: Sequence[bytes], max_tokens: int) -> Placement:
-        """Where an answer to the prompt should go now."""
-        page_tokens = self.page_tokens
-        cached = self._cluster.prefixes.cached_pages(hashes)
+    def place(self, task: AnswerTask, avoid: Collection[str] = ()) -> Placement:
+        """Where an answer should go now, `avoid` left out."""
+        page_tokens, prompt_tokens = self._page_tokens, len(task.prompt)
+        cached = self._cluster.prefixes.cached_pages(task.hashes)
         workers = []
         for session in self._cluster.sessions:
-            if session.accepts:
+            if session.accepts and session.worker_id not in avoid:
                 # At least one prompt token is always computed.
                 tokens = min(cached.get(session.worker_id, 0) * page_tokens, prompt_tokens - 1)
                 workers.append(_as_placement_worker(session, tokens))
         view = PlacementView(
             workers=tuple(workers),
             prompt_tokens=prompt_tokens,
-            output_tokens=self.predicted_tokens(max_tokens),
+            output_tokens=self._predicted_tokens(task),
             page_tokens=page_tokens,
             draw=self._random.random(),
             memory=self._memory,
@@ -70,15 +71,19 @@ class Placer:
         self._memory = placement.memory
         return placement
 
+    def predicted_pages(self, task: AnswerTask) -> int:
+        """Pages that the answer is predicted to hold at its peak."""
+        return -(-(len(task.prompt) + self._predicted_tokens(task)) // self._page_tokens)
+
     @property
-    def page_tokens(self) -> int:
+    def _page_tokens(self) -> int:
         """Tokens of a page; 1 while no worker is known."""
         fingerprint = self._cluster.fingerprint
         return 1 if fingerprint is None else fingerprint.page_tokens
 
-    def predicted_tokens(self, max_tokens: int) -> int:
+    def _predicted_tokens(self, task: AnswerTask) -> int:
         """How long an answer is likely to get."""
-        return min(max_tokens, int(self._length_tokens))
+        return min(task.sampling.max_tokens, int(self._length_tokens))
 
     def learn_length(self, tokens: int) -> None:
         """An answer ended with so many tokens."""

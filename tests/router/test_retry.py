@@ -1,0 +1,101 @@
+"""Before the first token another worker may do; afterwards nothing is repeated."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from tests.router.scripted_cluster import ANSWER, ScriptedCluster
+from tests.router.scripted_worker import ScriptedWorker
+from tests.router.test_cluster import ask
+from tests.router.test_streaming import CHAT
+from twolane.v1 import types_pb2
+
+
+async def two_pairs(cluster: ScriptedCluster) -> dict[str, ScriptedWorker]:
+    """Two prefill and two decode workers."""
+    for worker_id, role in (("p0", 1), ("p1", 1), ("d0", 2), ("d1", 2)):
+        await cluster.add_worker(worker_id, types_pb2.Role.ValueType(role))
+    await cluster.until(lambda: sum(s.accepts for s in cluster.app.cluster.sessions) == 4)
+    return cluster.workers
+
+
+def retried_at(workers: dict[str, ScriptedWorker]) -> set[str]:
+    """Ids of second attempts that any worker was sent."""
+    ids = {submit.request_id for worker in workers.values() for submit in worker.submits}
+    return {request_id for request_id in ids if "retry" in request_id}
+
+
+@pytest.mark.parametrize("side", ["p", "d"])
+@pytest.mark.parametrize("code", ["draining", "overloaded", "unavailable"])
+async def test_an_answer_that_one_worker_refuses_goes_to_another(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession, side: str, code: str
+) -> None:
+    """The client sees nothing of it; the other half is cancelled and named anew."""
+    workers = await two_pairs(cluster)
+    refusing = workers[f"{side}0"]
+    refusing.refuse_with = types_pb2.Error(code=code, message="not me")
+    # A prefill worker could send its first token before the refusal is known.
+    for worker_id in ("p0", "p1"):
+        workers[worker_id].held = side == "d"
+    calls = [asyncio.create_task(ask(http)) for _ in range(6)]
+    await cluster.until(lambda: sum(len(workers[d].submits) for d in ("d0", "d1")) >= 6)
+    await cluster.until(
+        lambda: (
+            len({s.request_id for w in workers.values() for s in w.submits if "retry" in s.request_id})
+            >= len(refusing.submits)
+            > 0
+        )
+    )
+    for worker in workers.values():
+        worker.release()
+    assert await asyncio.gather(*calls) == [ANSWER] * 6
+    assert retried_at(workers) == {f"{submit.request_id}-retry1" for submit in refusing.submits}
+    await cluster.until(lambda: not any(worker.requests for worker in workers.values()))
+    assert not cluster.app.dispatcher.waiting
+
+
+async def test_a_worker_lost_before_the_first_token_is_replaced(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession
+) -> None:
+    """The prompt is computed elsewhere; the client only waits longer."""
+    workers = await two_pairs(cluster)
+    workers["p0"].held = workers["p1"].held = True
+    calls = [asyncio.create_task(ask(http)) for _ in range(4)]
+    await cluster.until(lambda: len(workers["p0"].requests) + len(workers["p1"].requests) == 4)
+    assert workers["p0"].requests
+    await workers["p0"].stop()
+    await cluster.until(lambda: len(workers["p1"].requests) == 4)
+    workers["p1"].release()
+    assert await asyncio.gather(*calls) == [ANSWER] * 4
+
+
+@pytest.mark.parametrize("code", ["invalid_request", "deadline_exceeded", "internal"])
+async def test_an_error_that_a_retry_can_not_mend_is_reported(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession, code: str
+) -> None:
+    """One attempt, and the error is the client's."""
+    workers = await two_pairs(cluster)
+    for worker in workers.values():
+        worker.held = True
+        worker.refuse_with = types_pb2.Error(code=code, message="no")
+    async with http.post("/v1/chat/completions", json=CHAT) as response:
+        assert (await response.json())["error"]["code"] == code
+    assert sum(len(worker.submits) for worker in workers.values()) == 2
+
+
+async def test_when_everybody_refuses_the_last_refusal_is_reported(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession
+) -> None:
+    """Attempts are bounded."""
+    workers = await two_pairs(cluster)
+    for worker_id in ("d0", "d1"):
+        workers[worker_id].refuse_with = types_pb2.Error(code="overloaded", message="full", retry_after_s=2)
+    workers["p0"].held = workers["p1"].held = True
+    async with http.post("/v1/chat/completions", json=CHAT) as response:
+        assert response.status == 429
+        assert (await response.json())["error"]["message"] == "full"
+    await cluster.until(lambda: not any(worker.requests for worker in workers.values()))
+    assert not cluster.app.dispatcher.waiting
