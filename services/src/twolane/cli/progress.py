@@ -28,7 +28,7 @@ class Progress:
         self._begun_s: dict[str, float] = {}
         self._done_s: dict[str, float] = {}
         self._doing: dict[str, str] = {}
-        self._live = Live(console=console, get_renderable=self._table, transient=True, refresh_per_second=8)
+        self._live = Live(console=console, get_renderable=self.table, transient=True, refresh_per_second=8)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -58,7 +58,8 @@ class Progress:
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """What a terminal shows now."""
         table = Table.grid(padding=(0, 2))
         for name, begun_s in self._begun_s.items():
             if name in self._done_s:
