@@ -42,13 +42,7 @@ async def test_an_answer_that_one_worker_refuses_goes_to_another(
         workers[worker_id].held = side == "d"
     calls = [asyncio.create_task(ask(http)) for _ in range(6)]
     await cluster.until(lambda: sum(len(workers[d].submits) for d in ("d0", "d1")) >= 6)
-    await cluster.until(
-        lambda: (
-            len({s.request_id for w in workers.values() for s in w.submits if "retry" in s.request_id})
-            >= len(refusing.submits)
-            > 0
-        )
-    )
+    await cluster.until(lambda: len(retried_at(workers)) >= len(refusing.submits) > 0)
     for worker in workers.values():
         worker.release()
     assert await asyncio.gather(*calls) == [ANSWER] * 6
