@@ -141,7 +141,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(
-    max_examples=30,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

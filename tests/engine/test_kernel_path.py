@@ -12,6 +12,7 @@ import torch
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs compiled, in this process")
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_kernel_path_passes_its_tests_under_the_interpreter() -> None:
     """The variable must be set before Triton is imported, and would change other tests here."""

@@ -92,14 +92,14 @@ class Pair:
                 row.sequence.tokens.append(self.random.randrange(199))
 
 
-@pytest.mark.parametrize("family", ["llama3-rope-tied", "mistral-window", "qwen2-yarn", "qwen3"])
+@pytest.mark.parametrize("family", ["mistral-window", "qwen2-yarn", "qwen3"])
 def test_kernels_equal_torch_in_a_mixed_step(models: Any, family: str) -> None:
     """Prefill, a chunk with context beside a decode row, then decode of rows of different lengths."""
     models.oracle(family)
     pair = Pair(models.folder(family))
-    first, second = pair.sequence(9), pair.sequence(31)
-    pair.step([Row(first, 9, True), Row(second, 17, False)])
-    pair.step([Row(second, 14, True), Row(first, 1, True)])
+    first, second = pair.sequence(5), pair.sequence(27)
+    pair.step([Row(first, 5, True), Row(second, 17, False)])
+    pair.step([Row(second, 10, True), Row(first, 1, True)])
     pair.step([Row(first, 1, True), Row(second, 1, False)])
 
 

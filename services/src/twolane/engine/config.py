@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twolane.core.errors import ConfigError
+from twolane.engine.parallel_settings import TensorParallel
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -61,6 +62,7 @@ class EngineConfig:
         max_model_len: prompt plus answer at most; None takes the model's own limit.
         num_threads: torch threads; None leaves torch as it is.
         kv_buffer: gives the memory of a CPU pool (for a shared-memory segment); None allocates privately.
+        parallel: this rank's place among tensor-parallel ranks, or None; page sizes are then those of a rank.
         graphs: captured graphs on a GPU.
         decode_copy_bytes: memory a CPU engine may take beside the pool to keep running decode rows dense; 0
             is off.
@@ -78,6 +80,7 @@ class EngineConfig:
     kv_buffer: Callable[[int], memoryview] | None = None
     decode_copy_bytes: int = 256 << 20
     graphs: GraphSettings = GraphSettings()
+    parallel: TensorParallel | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

@@ -61,6 +61,7 @@ class Engine:
         self.default_sampling = loaded.generation.sampling
         self.pool = PagePool(self.kv.shape[0], self.fingerprint.page_tokens)
         self._model = loaded.model
+        self._ranks = loaded.model.ranks
         self.graph_budget_bytes = loaded.graph_bytes
         self._graph_settings = config.graphs
         self._forward: Forward
@@ -70,7 +71,9 @@ class Engine:
 
             self._forward = KernelForward(self._model, self.kv, self.fingerprint.max_model_len)
         else:
-            self._forward = TorchForward(self._model, self.kv, config.decode_copy_bytes)
+            # The copy follows sequences, which only the first rank sees.
+            copy_bytes = 0 if self._ranks is not None else config.decode_copy_bytes
+            self._forward = TorchForward(self._model, self.kv, copy_bytes)
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Callable[[LoadProgress], None] | None = None) -> Engine:
@@ -85,6 +88,8 @@ class Engine:
         """
         report = progress or _ignore
         engine = cls(load(config, report), config)
+        if engine._ranks is not None and not engine._ranks.is_first:
+            return engine
         with stage("warm up", report):
             engine._warm_up()
             engine.capture_graphs()
@@ -106,9 +111,13 @@ class Engine:
         """
         if not rows:
             return []
+        if self._ranks is not None and not self._ranks.is_first:
+            raise RuntimeError("only rank 0 steps; this rank must call follow()")
         for row in rows:
             self._check(row)
         batch = pack(rows, self._forward.order(rows), self.fingerprint.page_tokens)
+        if self._ranks is not None:
+            self._ranks.send(batch)
         logits = self._forward.run(rows, batch, queue_depth)
         for row in rows:
             row.sequence.n_computed += row.n_tokens
@@ -118,6 +127,24 @@ class Engine:
             for index, token in zip(batch.sampled, drawn, strict=True):
                 results[index] = token
         return results
+
+    @torch.inference_mode()
+    def follow(self) -> None:
+        """Serves rank 0's steps until it closes; the only thing the other tensor-parallel ranks do."""
+        if self._ranks is None or self._ranks.is_first:
+            raise RuntimeError("follow() is for tensor-parallel ranks other than 0")
+        while (batch := self._ranks.receive()) is not None:
+            self._forward.run((), batch)
+
+    def keep_alive(self) -> None:
+        """Tells waiting ranks that rank 0 is idle, not gone; without other ranks it does nothing."""
+        if self._ranks is not None:
+            self._ranks.send(None)
+
+    def close(self) -> None:
+        """Releases the other ranks; without them it does nothing."""
+        if self._ranks is not None:
+            self._ranks.close()
 
     def capture_graphs(self) -> int:
         """Captures graphs for the steps run so far, or a first guess; returns the device memory they took.

@@ -16,9 +16,11 @@ import torch
 
 from twolane.core.errors import ConfigError
 from twolane.core.model import ModelFingerprint
+from twolane.engine.checkpoint_slots import checkpoint_slots
 from twolane.engine.config import EngineConfig, LoadProgress
 from twolane.engine.generation import GenerationDefaults, read_generation
 from twolane.engine.model import Model
+from twolane.engine.parallel import Ranks, Shard
 from twolane.engine.spec import ModelSpec, read_spec
 from twolane.engine.weights import Checkpoint, tokenizer_sha256
 
@@ -53,16 +55,20 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         device = _device(config.device)
         dtype = _dtype(config.dtype, spec, device)
         max_model_len = _max_model_len(config, spec)
+        shard = _shard(config, spec)
         graph_bytes = _graph_bytes(config, device)
         n_pages = _n_pages(config, spec, dtype, max_model_len, graph_bytes)
     with stage("map weights", progress):
         checkpoint = Checkpoint(model_dir)
-        model = Model(spec, dtype, device, max_model_len)
-        slots = model.slots()
+        model = Model(spec, dtype, device, max_model_len, shard)
+        slots = checkpoint_slots(model)
         checkpoint.check(slots)
     with stage("load weights", progress, checkpoint.total_bytes) as report:
         checkpoint.fill(slots, report)
-    page_bytes = spec.page_bytes(config.page_tokens, dtype.itemsize)
+    page_bytes = _page_bytes(config, spec, dtype)
+    if config.parallel is not None:
+        with stage("join ranks", progress):
+            model.ranks = Ranks(config.parallel, device)
     with stage("build pages", progress, n_pages * page_bytes) as report:
         kv = _pool(config, spec, n_pages, dtype, device)
         report(n_pages * page_bytes)
@@ -141,9 +147,24 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
     return wanted
 
 
+def _shard(config: EngineConfig, spec: ModelSpec) -> Shard:
+    if config.parallel is None:
+        return Shard()
+    shard = Shard(config.parallel.rank, config.parallel.size)
+    shard.check(spec)
+    return shard
+
+
+def _page_bytes(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype) -> int:
+    """Bytes of one page on this rank, which holds its own heads only."""
+    return spec.page_bytes(config.page_tokens, dtype.itemsize) // (
+        config.parallel.size if config.parallel else 1
+    )
+
+
 def _graph_bytes(config: EngineConfig, device: torch.device) -> int:
-    """Memory for captured graphs: none on CPU, else as set, else a sixteenth of the pool's memory."""
-    if device.type == "cpu":
+    """Memory for captured graphs: none on CPU or over ranks, else as set or a sixteenth of the pool's."""
+    if device.type == "cpu" or config.parallel is not None:
         return 0
     asked = config.graphs.memory_bytes
     return (config.kv_memory_bytes or 0) // 16 if asked is None else asked
@@ -156,7 +177,7 @@ def _n_pages(
 
     Raises ConfigError when one request of max_model_len would not fit.
     """
-    page_bytes = spec.page_bytes(config.page_tokens, dtype.itemsize)
+    page_bytes = _page_bytes(config, spec, dtype)
     n_pages = config.n_pages or max(0, (config.kv_memory_bytes or 0) - graph_bytes) // page_bytes
     needed = -(-max_model_len // config.page_tokens)
     if n_pages < needed:
@@ -172,12 +193,13 @@ def _pool(
     config: EngineConfig, spec: ModelSpec, n_pages: int, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     """The KV tensor, zeroed: masked keys are multiplied by zero, and zero times garbage may be NaN."""
-    shape = (n_pages, spec.n_layers, 2, spec.n_kv_heads, config.page_tokens, spec.head_dim)
+    n_kv_heads = spec.n_kv_heads // (config.parallel.size if config.parallel else 1)
+    shape = (n_pages, spec.n_layers, 2, n_kv_heads, config.page_tokens, spec.head_dim)
     if config.kv_buffer is None:
         return torch.zeros(shape, dtype=dtype, device=device)
     if device.type != "cpu":
         raise ConfigError("kv_buffer serves CPU pools only; leave it out on a GPU")
-    n_bytes = n_pages * spec.page_bytes(config.page_tokens, dtype.itemsize)
+    n_bytes = n_pages * _page_bytes(config, spec, dtype)
     buffer = config.kv_buffer(n_bytes)
     if buffer.nbytes < n_bytes:
         raise ConfigError(

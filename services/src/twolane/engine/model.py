@@ -1,4 +1,4 @@
-"""The decoder of the Llama, Mistral, Qwen2 and Qwen3 families: parameters, where the checkpoint goes, forward
+"""The decoder of the Llama, Mistral, Qwen2 and Qwen3 families: parameters, forward
 pass.
 
 One class serves all four, they differ in biases, head norms and windows (`ModelSpec`). Query, key and value
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from twolane.engine.parallel import Ranks, Shard
 from twolane.engine.rope import rotary_tables
 from twolane.engine.spec import ModelSpec
-from twolane.engine.weights import Slot
 
 
 @dataclass(slots=True)
@@ -39,121 +39,88 @@ class LayerWeights:
 
 
 class Model:
-    """Weights of one model, and the linear maps that touch the residual stream."""
+    """Weights of one rank of a model (all of them without tensor parallelism), and the maps that join ranks.
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, n_positions: int) -> None:
+    Attributes:
+        n_heads, n_kv_heads: heads of this rank.
+        inner: columns of the MLP on this rank.
+        ranks: connection to the other ranks, or None; set before the first step.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, dtype: torch.dtype, device: torch.device, n_positions: int, shard: Shard
+    ) -> None:
         """Allocates parameters (uninitialised) and rotary tables for `n_positions`."""
         self.spec = spec
         self.dtype = dtype
         self.device = device
-        self.n_heads = spec.n_heads
+        self.shard = shard
+        self.ranks: Ranks | None = None
+        self.n_heads, self.n_kv_heads = spec.n_heads // shard.size, spec.n_kv_heads // shard.size
+        self.inner = spec.intermediate_size // shard.size
         self.embedding = self._matrix(spec.vocab_size, spec.hidden_size)
-        self.head = self.embedding if spec.tied else self._matrix(spec.vocab_size, spec.hidden_size)
+        mine = shard.part(spec.vocab_size)
+        self.head = (
+            self.embedding[mine] if spec.tied else self._matrix(mine.stop - mine.start, spec.hidden_size)
+        )
         self.final_norm = self._empty(spec.hidden_size)
         self.layers = [self._layer() for _ in range(spec.n_layers)]
         cos, sin = rotary_tables(spec.rope, spec.head_dim, n_positions, dtype)
         self.cos, self.sin = cos.to(device), sin.to(device)
-
-    def slots(self) -> dict[str, Slot]:
-        """Where each checkpoint tensor goes, by its name in Hugging Face folders."""
-        hidden = self.spec.hidden_size
-        slots = {
-            "model.embed_tokens.weight": self._slot(self.embedding, self.spec.vocab_size, hidden),
-            "model.norm.weight": self._slot(self.final_norm, hidden),
-        }
-        if not self.spec.tied:
-            slots["lm_head.weight"] = self._slot(self.head, self.spec.vocab_size, hidden)
-        for number, layer in enumerate(self.layers):
-            for name, slot in self._layer_slots(layer).items():
-                slots[f"model.layers.{number}.{name}"] = slot
-        return slots
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of the embedding, a fresh tensor [T, hidden_size]."""
         return self.embedding.index_select(0, ids)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Output layer on normalised rows: [S, vocab_size]."""
-        return functional.linear(hidden, self.head)
+        """Output layer on normalised rows: [S, vocab_size], on rank 0 alone where there are several."""
+        part = functional.linear(hidden, self.head)
+        if self.ranks is None:
+            return part
+        width = -(-self.spec.vocab_size // self.shard.size)
+        return self.ranks.gather(part, width)[:, : self.spec.vocab_size]
 
     def add_out(self, residual: torch.Tensor, attended: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
         """Adds the attention's output projection to the residual stream, in place."""
-        return self._add_linear(residual, attended, layer.out, layer.out_bias)
+        if self.ranks is not None:
+            return residual.add_(self.project_out(attended, layer))
+        return _add_linear(residual, attended, layer.out, layer.out_bias)
 
     def add_down(self, residual: torch.Tensor, inner: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
         """Adds the MLP's down projection to the residual stream, in place."""
-        return self._add_linear(residual, inner, layer.down, layer.down_bias)
+        if self.ranks is not None:
+            return residual.add_(self.project_down(inner, layer))
+        return _add_linear(residual, inner, layer.down, layer.down_bias)
 
     def project_out(self, attended: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
-        """The attention's output projection [T, hidden_size], to be added to the residual stream."""
-        return functional.linear(attended, layer.out, layer.out_bias)
+        """The attention's output projection over all ranks [T, hidden_size], for the residual stream."""
+        partial = functional.linear(attended, layer.out, layer.out_bias)
+        return partial if self.ranks is None else self.ranks.sum(partial)
 
     def project_down(self, inner: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
-        """The MLP's down projection [T, hidden_size], to be added to the residual stream."""
-        return functional.linear(inner, layer.down, layer.down_bias)
-
-    def _add_linear(
-        self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The product is summed where it lands: one pass less than a separate sum."""
-        residual.addmm_(x, weight.t())
-        return residual if bias is None else residual.add_(bias)
+        """The MLP's down projection over all ranks [T, hidden_size], for the residual stream."""
+        partial = functional.linear(inner, layer.down, layer.down_bias)
+        return partial if self.ranks is None else self.ranks.sum(partial)
 
     def _layer(self) -> LayerWeights:
-        spec = self.spec
-        hidden, inner = spec.hidden_size, spec.intermediate_size
-        n_rotated = spec.n_heads + spec.n_kv_heads
-        n_fused = (n_rotated + spec.n_kv_heads) * spec.head_dim
+        spec, hidden = self.spec, self.spec.hidden_size
+        n_rotated = self.n_heads + self.n_kv_heads
+        n_fused = (n_rotated + self.n_kv_heads) * spec.head_dim
+        # Sums over ranks must count a bias once.
+        first = self.shard.rank == 0
         return LayerWeights(
             input_norm=self._empty(hidden),
             qkv=self._matrix(n_fused, hidden),
             qkv_bias=self._empty(n_fused) if spec.qkv_bias else None,
             qk_norm=self._empty(n_rotated, spec.head_dim) if spec.qk_norm else None,
-            out=self._matrix(hidden, spec.n_heads * spec.head_dim),
-            out_bias=self._empty(hidden) if spec.out_bias else None,
+            out=self._matrix(hidden, self.n_heads * spec.head_dim),
+            out_bias=self._empty(hidden) if spec.out_bias and first else None,
             mlp_norm=self._empty(hidden),
-            gate_up=self._matrix(2 * inner, hidden),
-            gate_up_bias=self._empty(2 * inner) if spec.mlp_bias else None,
-            down=self._matrix(hidden, inner),
-            down_bias=self._empty(hidden) if spec.mlp_bias else None,
+            gate_up=self._matrix(2 * self.inner, hidden),
+            gate_up_bias=self._empty(2 * self.inner) if spec.mlp_bias else None,
+            down=self._matrix(hidden, self.inner),
+            down_bias=self._empty(hidden) if spec.mlp_bias and first else None,
         )
-
-    def _layer_slots(self, layer: LayerWeights) -> dict[str, Slot]:
-        spec = self.spec
-        hidden, inner, head_dim = spec.hidden_size, spec.intermediate_size, spec.head_dim
-        q_end = spec.n_heads * head_dim
-        k_end = q_end + spec.n_kv_heads * head_dim
-        slots = {
-            "input_layernorm.weight": self._slot(layer.input_norm, hidden),
-            "post_attention_layernorm.weight": self._slot(layer.mlp_norm, hidden),
-            "self_attn.o_proj.weight": self._slot(layer.out, hidden, q_end),
-            "mlp.down_proj.weight": self._slot(layer.down, hidden, inner),
-        }
-        if layer.out_bias is not None:
-            slots["self_attn.o_proj.bias"] = self._slot(layer.out_bias, hidden)
-        if layer.down_bias is not None:
-            slots["mlp.down_proj.bias"] = self._slot(layer.down_bias, hidden)
-        if layer.qk_norm is not None:
-            slots["self_attn.q_norm.weight"] = self._slot(layer.qk_norm[: spec.n_heads], head_dim)
-            slots["self_attn.k_norm.weight"] = self._slot(layer.qk_norm[spec.n_heads :], head_dim)
-        parts = {"q": slice(0, q_end), "k": slice(q_end, k_end), "v": slice(k_end, None)}
-        for letter, part in parts.items():
-            slots |= self._projection(f"self_attn.{letter}_proj", part, layer.qkv, layer.qkv_bias)
-        for word, part in {"gate": slice(0, inner), "up": slice(inner, None)}.items():
-            slots |= self._projection(f"mlp.{word}_proj", part, layer.gate_up, layer.gate_up_bias)
-        return slots
-
-    def _projection(
-        self, name: str, part: slice, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> dict[str, Slot]:
-        target = weight[part]
-        slots = {f"{name}.weight": self._slot(target, *target.shape)}
-        if bias is not None:
-            slots[f"{name}.bias"] = self._slot(bias[part], target.shape[0])
-        return slots
-
-    def _slot(self, target: torch.Tensor, *shape: int) -> Slot:
-        return Slot(target, shape)
 
     def _empty(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
@@ -163,3 +130,11 @@ class Model:
         if self.device.type == "cpu":
             return self._empty(n_in, n_out).t()
         return self._empty(n_out, n_in)
+
+
+def _add_linear(
+    residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """The product is summed where it lands: one pass less than a separate sum."""
+    residual.addmm_(x, weight.t())
+    return residual if bias is None else residual.add_(bias)
