@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -28,14 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _fresh_tensors_hold_nan() -> Iterator[None]:
     """Fill ``torch.empty`` with NaN (or the largest integer), so that reading what nobody wrote fails a
     test."""
+    # Absent from torch's type stubs.
+    settings: Any = torch.utils.deterministic
+    before = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    before, torch.utils.deterministic.fill_uninitialized_memory = (
-        torch.utils.deterministic.fill_uninitialized_memory,
-        True,
-    )
+    settings.fill_uninitialized_memory = True
     torch.manual_seed(0)
     yield
-    torch.utils.deterministic.fill_uninitialized_memory = before
+    settings.fill_uninitialized_memory = before
     torch.use_deterministic_algorithms(False)
 
 

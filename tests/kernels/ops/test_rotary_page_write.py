@@ -46,7 +46,7 @@ def test_queries_and_pages_match_the_reference(
     zero."""
     tokens = 3
     packed = torch.randn(tokens, n_heads + 2 * n_kv_heads, head_dim, device=device).to(dtype)
-    q, k, v = packed.split([n_heads, n_kv_heads, n_kv_heads], dim=1)
+    q, k, v = torch.split(packed, [n_heads, n_kv_heads, n_kv_heads], dim=1)
     rotation = _rotation(head_dim, device)
     positions = torch.tensor([0, 63, 17], device=device)
     slots = torch.tensor([13, -1, 6], device=device)

@@ -201,7 +201,7 @@ def _decode() -> list[_Family]:
         (name, split, types, shape, configs, budget),
         (f"{name}, one split", split, types, {**shape, "MAX_SPLITS": 1}, configs[:1], budget),
         (f"{name}, window", split, types, {**shape, "WINDOW": 4096}, configs[:1], budget),
-        (f"{name}, merge", merge, types, merge_shape, [paged_decode_attention._MERGE], Budget(64)),
+        (f"{name}, merge", merge, types, merge_shape, [paged_decode_attention._MERGE], Budget(112)),
     ]
 
 
