@@ -51,6 +51,13 @@ def test_a_long_prompt_with_a_short_uncached_rest_is_short() -> None:
     assert (placed.lane, placed.uncached_tokens) == (Lane.LONG, 257)
 
 
+def test_a_worker_that_has_fitted_its_boundary_is_believed() -> None:
+    """What is short depends on the machine; the policy's own number is for workers that don't know yet."""
+    fitted = prefill("p", boundary_tokens=400)
+    assert POLICY.decide(0.0, view(fitted, decode("d"), prompt_tokens=400)).lane is Lane.SHORT
+    assert POLICY.decide(0.0, view(fitted, decode("d"), prompt_tokens=401)).lane is Lane.LONG
+
+
 def test_prefill_goes_where_queue_and_own_tokens_end_first() -> None:
     """A busy worker with the prefix wins as long as its queue is shorter than what it saves."""
     cached = prefill("a", cached_tokens=256, waiting_tokens=200)

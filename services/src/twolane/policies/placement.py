@@ -28,6 +28,7 @@ class PlacementWorker:
         running: requests that decode there.
         predicted_peak_pages: pages its requests are predicted to hold at their peak.
         total_pages: its pages; 0 while unknown.
+        boundary_tokens: longest uncached prompt of its short lane as it has fitted it; 0: the policy's.
     """
 
     worker_id: str
@@ -39,6 +40,7 @@ class PlacementWorker:
     running: int = 0
     predicted_peak_pages: int = 0
     total_pages: int = 0
+    boundary_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +105,15 @@ class _Lanes:
         """At least one prompt token is always computed."""
         return max(1, view.prompt_tokens - worker.cached_tokens)
 
-    def of(self, uncached_tokens: int) -> Lane:
-        """The lane of so many uncached tokens."""
-        return Lane.SHORT if uncached_tokens <= self.short_max_uncached_tokens else Lane.LONG
+    def at(self, view: PlacementView, worker: PlacementWorker) -> Lane:
+        """The prompt's lane at the worker."""
+        boundary = worker.boundary_tokens or self.short_max_uncached_tokens
+        return Lane.SHORT if self.uncached(view, worker) <= boundary else Lane.LONG
 
     def candidates(self, view: PlacementView, roles: Sequence[Role]) -> list[PlacementWorker]:
         """Workers of the roles that take new requests, those of the prompt's lane if there are any."""
         found = [w for w in view.workers if w.role in roles and not w.draining]
-        matching = [w for w in found if w.lane in (None, self.of(self.uncached(view, w)))]
+        matching = [w for w in found if w.lane in (None, self.at(view, w))]
         return matching or found
 
 
@@ -263,11 +266,10 @@ def _no_capacity(view: PlacementView, ready_but_small: bool) -> str:
 
 
 def _placement(lanes: _Lanes, view: PlacementView, choice: _Choice, memory: Any) -> Placement:
-    uncached = lanes.uncached(view, choice.prefill)
     return Placement(
         prefill_id=choice.prefill.worker_id,
         decode_id=choice.decode.worker_id,
-        lane=lanes.of(uncached),
-        uncached_tokens=uncached,
+        lane=lanes.at(view, choice.prefill),
+        uncached_tokens=lanes.uncached(view, choice.prefill),
         memory=memory,
     )

@@ -102,4 +102,5 @@ def _as_placement_worker(session: WorkerSession, cached_tokens: int) -> Placemen
         running=books.running,
         predicted_peak_pages=books.predicted_peak_pages,
         total_pages=books.load.total_pages,
+        boundary_tokens=books.load.boundary_tokens,
     )
