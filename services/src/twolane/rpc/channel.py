@@ -5,12 +5,13 @@ Router, workers and tests open every channel here, so that limits, keepalive and
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import grpc.aio
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
-from twolane.core.errors import DeadlineExceeded
+from twolane.core.errors import ConfigError, DeadlineExceeded
 from twolane.rpc.errors import raise_twolane_error, to_twolane_error
 from twolane.rpc.options import CHANNEL_OPTIONS
 from twolane.telemetry.tracing import tracing_enabled
@@ -19,7 +20,8 @@ __all__ = ["check_remaining_s", "open_channel", "raise_twolane_error", "remainin
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to "host:port"; it connects on first use and again after every loss.
+    """A channel to "host:port", or to the first of several ("a:1,b:2") that answers; it connects on first
+    use and again after every loss, with several to whichever lives.
 
     The caller closes it. Stream-to-stream calls carry no span of their own: they outlive requests,
     whose context travels inside their messages.
@@ -29,7 +31,35 @@ def open_channel(address: str) -> grpc.aio.Channel:
         streams = grpc.aio.StreamStreamClientInterceptor
         every = aio_client_interceptors()  # type: ignore[no-untyped-call]
         interceptors = [made for made in every if not isinstance(made, streams)]
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)
+    return grpc.aio.insecure_channel(_target(address), options=CHANNEL_OPTIONS, interceptors=interceptors)
+
+
+def _target(address: str) -> str:
+    """gRPC's own form for one address or several; names among several are looked up once, here.
+
+    Raises:
+        ConfigError: one of several has no port, or its name is unknown.
+    """
+    if "," not in address:
+        return address
+    found = [_look_up(part.strip()) for part in address.split(",") if part.strip()]
+    families = {":" in host for host, _port in found}
+    if len(families) > 1:
+        raise ConfigError(f"{address}: give IPv4 addresses only or IPv6 addresses only")
+    if families == {True}:
+        return "ipv6:" + ",".join(f"[{host}]:{port}" for host, port in found)
+    return "ipv4:" + ",".join(f"{host}:{port}" for host, port in found)
+
+
+def _look_up(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    try:
+        places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{address!r} is not host:port of a known host: {error}") from error
+    # IPv4 where a host has both: the list must be of one kind.
+    place = min(places, key=lambda place: place[0] is not socket.AF_INET)[4]
+    return str(place[0]), int(place[1])
 
 
 def remaining_s(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:

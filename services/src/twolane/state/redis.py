@@ -135,16 +135,18 @@ class RedisState:
 
     async def adopt_lease(self, lease: Lease, ttl_s: float) -> bool:
         """See BrokerState."""
-        sides = sides_of(lease)
         outcome, number = await self._link.run(
             redis_scripts.ADOPT,
             _ms(ttl_s),
-            *(value for _part, *values in sides for value in values),
+            lease.owner_id,
+            lease.owner_incarnation,
+            lease.writer_id,
+            lease.writer_incarnation,
             lease.lease_id,
             lease.fence,
             _bytes(lease),
         )
-        for part, worker_id, incarnation in sides:
+        for part, worker_id, incarnation in sides_of(lease):
             if outcome == part.encode():
                 raise replaced(part, worker_id, incarnation, int(number))
         return bool(outcome == b"adopted")

@@ -87,6 +87,10 @@ class Landing:
         """Leases that are open."""
         return list(self._expected)
 
+    def leases(self) -> list[pb.Lease]:
+        """The same in full."""
+        return [expected.lease for expected in self._expected.values()]
+
     def apply(self, push: pb.PagePush) -> pb.PagePushAck:
         """Lands one push, or refuses it whole; never raises for what the writer sent."""
         try:

@@ -29,7 +29,7 @@ class WorkerConfig(ProcessConfig):
     worker_id: str = ""
     """Stable name at the broker; empty takes host name and port."""
     broker: str = "127.0.0.1:9200"
-    """host:port of the broker."""
+    """host:port of the broker; of several replicas, with commas between."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     advertise_host: str = ""

@@ -1,6 +1,7 @@
-"""The owner's dealings over leases: asks the broker, offers the pages to the writer, renews, gives back.
+"""The owner's dealings over leases: gets one, opens the pages, offers them to the writer, keeps it alive.
 
-The request table calls `arrange` when pages are reserved and `release` when a transfer has ended.
+The request table calls `arrange` when pages are reserved and `release` when a transfer has ended. The owner
+enforces a lease by its own clock: a broker that is away ends nothing.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from collections.abc import Callable
 import grpc
 
 from twolane.core.clock import Clock
-from twolane.core.errors import LeaseInvalid
+from twolane.core.errors import Unavailable
 from twolane.decode.intake import Arriving
 from twolane.rpc.channel import open_channel, to_twolane_error
 from twolane.transfer.landing import ExpectedPages, Landing
-from twolane.v1 import broker_pb2, transfer_pb2, worker_pb2
-from twolane.v1.broker_pb2_grpc import BrokerStub
+from twolane.v1 import transfer_pb2, types_pb2, worker_pb2
 from twolane.v1.transfer_pb2_grpc import PageTransferStub
+from twolane.worker.broker_leases import CALL_TIMEOUT_S, BrokerLeases
 from twolane.worker.membership import Identity
 
 log = logging.getLogger(__name__)
 
-CALL_TIMEOUT_S = 5.0
+# Longest pause between two renewals; what could not be given back is tried again as often.
+RENEWAL_S = 1.0
 
 
 class Leases:
@@ -33,83 +35,75 @@ class Leases:
         broker: channel to the broker.
         identity: this worker's id, incarnation and address.
         landing: opened for each lease.
-        page_tokens: tokens of a page.
+        fingerprint: what this worker runs; writers must run the same.
         now: the landing's clock.
+
+    Attributes:
+        stream_address: where page streams are taken; empty until the process listens there.
     """
 
     def __init__(
-        self, broker: grpc.aio.Channel, identity: Identity, landing: Landing, page_tokens: int, now: Clock
+        self,
+        broker: grpc.aio.Channel,
+        identity: Identity,
+        landing: Landing,
+        fingerprint: types_pb2.ModelFingerprint,
+        now: Clock,
     ) -> None:
-        self._broker = BrokerStub(broker)
+        self._broker = BrokerLeases(broker, identity, now)
         self._identity = identity
         self._landing = landing
-        self._page_tokens = page_tokens
+        self._fingerprint = fingerprint
         self._now = now
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._returned: list[str] = []
         self._returning: asyncio.Task[None] | None = None
-        self._ttl_s: dict[str, float] = {}
+        self.stream_address = ""
 
     async def arrange(self, arriving: Arriving, peer: worker_pb2.Peer) -> None:
         """Gets a lease for reserved pages, opens them and offers them to the peer.
 
         Raises:
-            TwolaneError: the broker refuses or can't be reached, or the peer can't be.
+            TwolaneError: the broker refuses, or the peer can't be reached.
         """
-        sequence = arriving.sequence
-        first = arriving.skip_tokens // self._page_tokens
+        sequence, page_tokens = arriving.sequence, self._fingerprint.page_tokens
+        first = arriving.skip_tokens // page_tokens
         prompt_tokens = len(sequence.tokens)
-        last = -(-prompt_tokens // self._page_tokens)
-        page_ids = sequence.page_ids[first:last]
+        page_ids = sequence.page_ids[first : -(-prompt_tokens // page_tokens)]
+        lease = await self._broker.grant(sequence.request_id, peer, len(page_ids))
+        arriving.lease_id = lease.lease_id
+        expires_s = self._now() + lease.ttl_ms / 1000
+        self._landing.expect(ExpectedPages(lease, tuple(page_ids), prompt_tokens, expires_s))
+        offer = transfer_pb2.PageOffer(
+            lease=lease,
+            page_ids=page_ids,
+            skip_tokens=arriving.skip_tokens,
+            address=self._identity.address,
+            fingerprint=self._fingerprint,
+            stream_address=self.stream_address,
+        )
         try:
-            lease = await self._grant(sequence.request_id, peer, len(page_ids))
-            arriving.lease_id = lease.lease_id
-            expires_s = self._now() + lease.ttl_ms / 1000
-            self._ttl_s[lease.lease_id] = lease.ttl_ms / 1000
-            self._landing.expect(ExpectedPages(lease, tuple(page_ids), prompt_tokens, expires_s))
-            offer = transfer_pb2.PageOffer(
-                lease=lease,
-                page_ids=page_ids,
-                skip_tokens=arriving.skip_tokens,
-                address=self._identity.address,
-            )
             await PageTransferStub(self._channel(peer.address)).Offer(offer, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
             raise to_twolane_error(error) from error
 
     def release(self, lease_id: str) -> None:
         """Closes the pages at once and gives the lease back to the broker soon."""
-        if not lease_id:
-            return
-        self._landing.close(lease_id)
-        self._ttl_s.pop(lease_id, None)
-        self._returned.append(lease_id)
-        if self._returning is None or self._returning.done():
-            self._returning = asyncio.create_task(self._return(), name="release-leases")
+        if lease_id:
+            self._landing.close(lease_id)
+            self._broker.give_back(lease_id)
+            self._give_back_soon()
 
-    async def keep_alive(
-        self, open_leases: Callable[[], dict[str, str]], expired: Callable[[str], None]
-    ) -> None:
+    async def keep_alive(self, expired: Callable[[str], None]) -> None:
         """Renews open leases before a third of their time has passed; runs until cancelled.
 
         Args:
-            open_leases: lease ids that are out, with their requests.
-            expired: called with the request of a lease that the broker no longer knows.
+            expired: called with the request of a lease whose writer, or this worker, was replaced.
         """
         while True:
-            await asyncio.sleep(min([*self._ttl_s.values(), 3.0]) / 3)
-            requests = open_leases()
-            if not requests:
-                continue
-            try:
-                answer = await self._broker.RenewLeases(self._renewal(list(requests)), timeout=CALL_TIMEOUT_S)
-            except grpc.RpcError as error:
-                log.warning("cannot renew leases: %s", to_twolane_error(error).message)
-                continue
-            for lease_id in set(requests) - set(answer.expired):
-                self._landing.renew(lease_id, self._now() + self._ttl_s.get(lease_id, 0.0))
-            for lease_id in answer.expired:
-                expired(requests[lease_id])
+            times_s = (lease.ttl_ms / 1000 for lease in self._landing.leases())
+            await asyncio.sleep(min([3 * RENEWAL_S, *times_s]) / 3)
+            self._give_back_soon()
+            await self._renew(expired)
 
     async def close(self) -> None:
         """Gives back what is left and closes the channels to peers."""
@@ -118,46 +112,25 @@ class Leases:
         for channel in self._channels.values():
             await channel.close()
 
-    async def _grant(self, request_id: str, peer: worker_pb2.Peer, n_pages: int) -> transfer_pb2.Lease:
-        answer = await self._broker.GrantLease(
-            broker_pb2.GrantLeaseRequest(
-                request_id=request_id,
-                owner_id=self._identity.worker_id,
-                owner_incarnation=self._identity.incarnation,
-                writer_id=peer.worker_id,
-                writer_incarnation=peer.incarnation,
-                n_pages=n_pages,
-            ),
-            timeout=CALL_TIMEOUT_S,
-        )
-        if not answer.lease.lease_id:
-            raise LeaseInvalid("the broker granted a lease without an id")
-        return answer.lease
+    async def _renew(self, expired: Callable[[str], None]) -> None:
+        leases = self._landing.leases()
+        if not leases:
+            return
+        ended = set(await self._broker.renew(leases) or ())
+        now_s = self._now()
+        for lease in leases:
+            if lease.lease_id not in ended:
+                self._landing.renew(lease.lease_id, now_s + lease.ttl_ms / 1000)
+            elif self._landing.close(lease.lease_id):
+                expired(lease.request_id)
 
-    async def _return(self) -> None:
-        while self._returned:
-            lease_ids, self._returned = self._returned, []
-            try:
-                await self._broker.ReleaseLeases(
-                    broker_pb2.ReleaseLeasesRequest(
-                        owner_id=self._identity.worker_id,
-                        owner_incarnation=self._identity.incarnation,
-                        lease_ids=lease_ids,
-                    ),
-                    timeout=CALL_TIMEOUT_S,
-                )
-            except grpc.RpcError as error:
-                # The broker expires them by itself.
-                log.warning("cannot give back %d leases: %s", len(lease_ids), to_twolane_error(error).message)
-
-    def _renewal(self, lease_ids: list[str]) -> broker_pb2.RenewLeasesRequest:
-        return broker_pb2.RenewLeasesRequest(
-            owner_id=self._identity.worker_id,
-            owner_incarnation=self._identity.incarnation,
-            lease_ids=lease_ids,
-        )
+    def _give_back_soon(self) -> None:
+        if self._returning is None or self._returning.done():
+            self._returning = asyncio.create_task(self._broker.flush(), name="release-leases")
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if address not in self._channels:
+            if not address:
+                raise Unavailable("the router named no address of the other worker")
             self._channels[address] = open_channel(address)
         return self._channels[address]

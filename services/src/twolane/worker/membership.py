@@ -126,7 +126,10 @@ class Membership:
         self._pool.drain_changes()
         self._added, self._removed = [], []
         request = pb.RegisterRequest(worker=self._info(), prefix_hashes=self._pool.names())
+        held = request.worker.incarnation = self._identity.incarnation
         answer = await self._broker.Register(request, timeout=CALL_TIMEOUT_S)
+        if held and answer.incarnation != held:
+            log.error("another process has registered as %s: give each its own id", self._identity.worker_id)
         self._identity.incarnation = answer.incarnation
         self._interval_s = answer.heartbeat_interval_ms / 1000
         facts = {"worker_id": self._identity.worker_id, "incarnation": answer.incarnation}

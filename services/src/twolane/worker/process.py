@@ -181,9 +181,8 @@ class WorkerProcess:
         self._sender = Sender(
             self._codecs, fingerprint.page_tokens, time.monotonic, table.landed, table.transfer_failed
         )
-        self._leases = Leases(
-            self._broker, self.identity, self._landing, fingerprint.page_tokens, time.monotonic
-        )
+        announced = fingerprint_to_proto(fingerprint)
+        self._leases = Leases(self._broker, self.identity, self._landing, announced, time.monotonic)
         table.sender, table.leases = self._sender, self._leases
 
     def _add_services(self) -> None:
@@ -197,7 +196,7 @@ class WorkerProcess:
             lambda: books.inspect(self._landing.lease_ids() + self._sender.lease_ids()),
         )
         worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._rpc.aio)
-        pages = PageTransferService(self._sender, self._landing)
+        pages = PageTransferService(self._sender, self._landing, self._engine.fingerprint)
         transfer_pb2_grpc.add_PageTransferServicer_to_server(pages, self._rpc.aio)
         self._rpc.add("twolane.v1.Worker", "twolane.v1.PageTransfer")
 
@@ -242,7 +241,7 @@ class WorkerProcess:
         return load
 
     async def _keep_leases(self) -> None:
-        await self._leases.keep_alive(self._parts.intake.lease_ids, self._table.lease_expired)
+        await self._leases.keep_alive(self._table.lease_expired)
 
     async def _watch_readiness(self) -> None:
         ready = False

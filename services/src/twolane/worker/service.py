@@ -13,7 +13,7 @@ from twolane.core.errors import Incompatible, InvalidRequest, TwolaneError
 from twolane.core.model import ModelFingerprint
 from twolane.engine.pages import PagePool
 from twolane.rpc.channel import check_remaining_s
-from twolane.rpc.convert import fingerprint_to_proto
+from twolane.rpc.convert import fingerprint_from_proto, fingerprint_to_proto
 from twolane.rpc.words import lane_from_proto, role_from_proto, role_to_proto
 from twolane.transfer.landing import Landing
 from twolane.transfer.sender import Sender
@@ -136,12 +136,23 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 class PageTransferService(transfer_pb2_grpc.PageTransferServicer):
     """twolane.v1.PageTransfer."""
 
-    def __init__(self, sender: Sender, landing: Landing) -> None:
+    def __init__(self, sender: Sender, landing: Landing, fingerprint: ModelFingerprint) -> None:
         self._sender = sender
         self._landing = landing
+        self._fingerprint = fingerprint
 
     async def Offer(self, request: transfer_pb2.PageOffer, context: Context) -> transfer_pb2.PageOfferAck:
-        """A decode worker's pages are ours to fill."""
+        """A decode worker's pages are ours to fill.
+
+        Raises:
+            Incompatible: it runs another model or lays out pages differently. The broker refuses such pairs
+                first; this is for leases that began without a broker.
+        """
+        if request.HasField("fingerprint"):
+            theirs = fingerprint_from_proto(request.fingerprint)
+            if differences := self._fingerprint.differences(theirs):
+                owner_id = request.lease.owner_id
+                raise Incompatible(f"pages of {owner_id} don't fit ours: {', '.join(differences)}")
         self._sender.offer(request)
         return transfer_pb2.PageOfferAck()
 
