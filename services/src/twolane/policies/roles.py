@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -69,13 +69,15 @@ class RolesSettings:
     Attributes:
         smoothing_s: time constant over which demand is averaged.
         drain_s: seconds in which a backlog should be gone.
+        hold_s: seconds for which better sizes must have been in sight before workers move.
         cool_down_s: seconds after a move in which nothing moves.
         hysteresis: the fullest group must exceed the fullest after the move by this share.
         quiet_load: with every group below this load nothing moves.
     """
 
-    smoothing_s: float = 20.0
+    smoothing_s: float = 30.0
     drain_s: float = 10.0
+    hold_s: float = 10.0
     cool_down_s: float = 15.0
     hysteresis: float = 0.25
     quiet_load: float = 0.5
@@ -83,11 +85,12 @@ class RolesSettings:
 
 @dataclass(frozen=True, slots=True)
 class RolesMemory:
-    """Smoothed demand per group, when it was taken, and when workers moved last."""
+    """Smoothed demand per group, when it was taken, when workers moved last, since when others are better."""
 
     demand: Mapping[Group, float] = field(default_factory=dict)
     seen_s: float | None = None
     moved_s: float = -math.inf
+    better_since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class RoleController:
     settings: RolesSettings = field(default_factory=RolesSettings)
 
     def decide(self, now_s: float, view: RolesView) -> RolesDecision:
-        """Moves workers when the best sizes are better by the hysteresis, else nothing."""
+        """Moves workers when the best sizes were better by the hysteresis for a while, else nothing."""
         settings = self.settings
         memory: RolesMemory = view.memory or RolesMemory()
         memory = self._smoothed(now_s, view, memory)
@@ -106,15 +109,15 @@ class RoleController:
             for group, load in view.groups.items()
         }
         sizes = {group: load.workers for group, load in view.groups.items()}
-        if now_s - memory.moved_s < settings.cool_down_s or len(sizes) < 2:
-            return RolesDecision(memory=memory)
         best = best_sizes(need, sum(sizes.values()))
         fullest, fullest_then = _fullest(need, sizes), _fullest(need, best)
         if fullest < settings.quiet_load or fullest <= (1.0 + settings.hysteresis) * fullest_then:
-            return RolesDecision(memory=memory)
-        moves = moves_between(sizes, best)
-        moved = RolesMemory(memory.demand, memory.seen_s, now_s)
-        return RolesDecision(moves, moved if moves else memory)
+            return RolesDecision(memory=replace(memory, better_since_s=None))
+        since_s = now_s if memory.better_since_s is None else memory.better_since_s
+        if now_s - since_s < settings.hold_s or now_s - memory.moved_s < settings.cool_down_s:
+            return RolesDecision(memory=replace(memory, better_since_s=since_s))
+        moved = replace(memory, moved_s=now_s, better_since_s=None)
+        return RolesDecision(moves_between(sizes, best), moved)
 
     def _smoothed(self, now_s: float, view: RolesView, memory: RolesMemory) -> RolesMemory:
         """Demand averaged with weight 1 − exp(−Δt / smoothing) for the newest; the first counts in full."""
@@ -126,7 +129,7 @@ class RoleController:
             group: load.demand + (1.0 - share) * (memory.demand.get(group, load.demand) - load.demand)
             for group, load in view.groups.items()
         }
-        return RolesMemory(demand, now_s, memory.moved_s)
+        return replace(memory, demand=demand, seen_s=now_s)
 
 
 def best_sizes(need: Mapping[Group, float], workers: int) -> dict[Group, int]:
