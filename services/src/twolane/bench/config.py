@@ -19,6 +19,7 @@ class BenchConfig(ProcessConfig):
     """A replay against one OpenAI address; without --trace the load is generated."""
 
     process: ClassVar[str] = "bench"
+    verb: ClassVar[str] = "bench serve"
 
     url: str = "http://127.0.0.1:8000"
     """Address of the server, without /v1."""

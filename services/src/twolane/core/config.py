@@ -20,6 +20,8 @@ class ProcessConfig(BaseSettings):
     """Frozen settings of one process; subclasses set `process` and declare fields with descriptions."""
 
     process: ClassVar[str]
+    verb: ClassVar[str] = ""
+    """What stands after `twolane` on its command line; empty: the process's name."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -36,7 +38,8 @@ class ProcessConfig(BaseSettings):
         super().__init_subclass__(**kwargs)
         if "process" in cls.__dict__:
             prefix = f"TWOLANE_{cls.process.upper()}_"
-            cls.model_config = SettingsConfigDict(**{**cls.model_config, "env_prefix": prefix})
+            own = {"env_prefix": prefix, "cli_prog_name": f"twolane {cls.verb or cls.process}"}
+            cls.model_config = SettingsConfigDict(**{**cls.model_config, **own})  # type: ignore[typeddict-item]
 
     @classmethod
     def from_args(cls, argv: Sequence[str]) -> Self:

@@ -3,7 +3,8 @@
 TwolaneError
 ├── InvalidRequest            400  invalid_request         the client must change the request
 │   ├── ContextTooLong        413  context_too_long
-│   └── BodyTooLarge          413  body_too_large
+│   ├── BodyTooLarge          413  body_too_large
+│   └── MethodNotAllowed      405  method_not_allowed
 ├── Unauthenticated           401  invalid_api_key
 ├── ModelNotFound             404  model_not_found
 ├── NotFound                  404  not_found
