@@ -1,0 +1,80 @@
+"""`twolane operator` as a process of its own, with the rights of the chart and no others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from deploy.cluster.binaries import ensure
+from tests.operator.cluster.kube import ROOT, Json, Kube
+
+IMAGE = "twolane:test"
+ACCOUNT = "twolane-operator"
+
+
+def chart(namespace: str, *args: str) -> list[Json]:
+    """The objects of the chart as helm renders them."""
+    command = [str(ensure("helm")["helm"]), "template", "twolane", str(ROOT / "helm" / "twolane")]
+    command += ["--namespace", namespace, *args]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return [body for body in yaml.safe_load_all(text) if body]
+
+
+def operator_kubeconfig(kube: Kube, namespace: str, folder: Path) -> Path:
+    """Installs the chart's account and rights for one namespace, and returns that account's kubeconfig."""
+    kinds = ("ServiceAccount", "Role", "RoleBinding")
+    bodies = [
+        body
+        for body in chart(namespace, "--set", f"watchNamespaces={{{namespace}}}")
+        if body["kind"] in kinds
+    ]
+    kube.kubectl("apply", "--filename", "-", text=yaml.safe_dump_all(bodies))
+    token = kube.kubectl("create", "token", ACCOUNT, "--namespace", namespace, "--duration=1h").strip()
+    access = yaml.safe_load(kube.kubeconfig.read_text(encoding="utf-8"))
+    for user in access["users"]:
+        user["user"] = {"token": token}
+    path = folder / "operator-kubeconfig"
+    path.write_text(yaml.safe_dump(access), encoding="utf-8")
+    return path
+
+
+class OperatorProcess:
+    """One replica."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, folder: Path, identity: str = "a") -> None:
+        self.log = folder / f"operator-{identity}.log"
+        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        self._args = ["--image", IMAGE, "--namespaces", namespace, "--lease-namespace", namespace]
+        self._args += ["--http-port", "0", "--identity", identity, "--resync-s", "20"]
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it; it may take a moment until it leads."""
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "twolane.cli.main", "operator", *self._args]
+            self._child = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._child is not None and self._child.poll() is None
+
+    def stop(self) -> int:
+        """Asks it to end; returns its exit status."""
+        assert self._child is not None
+        self._child.terminate()
+        return self._child.wait(40)
+
+    def kill(self) -> None:
+        """Ends it as a lost node would."""
+        assert self._child is not None
+        self._child.kill()
+        self._child.wait(20)
+
+    def said(self, words: str) -> bool:
+        """Whether its log has the words."""
+        return words in self.log.read_text(encoding="utf-8")

@@ -1,0 +1,97 @@
+"""The API server refuses what can't work, with a sentence that says what to do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.operator.cluster.kube import Kube, Refused, model_deployment
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model": {}}, "give exactly one source of the model - pvc, hostPath, s3, hub, image or imagePath"),
+    ({"model": {"imagePath": "/m", "hub": {"repo": "a/b"}}}, "give exactly one source"),
+    ({"model": {"hub": {"repo": "only-a-name"}}}, "spec.model.hub.repo"),
+    ({"model": {"s3": {"uri": "http://b/m"}}}, "spec.model.s3.uri"),
+    ({"pools": {"prefill": {"short": {}}, "decode": {}}}, "either shared, or both short and long"),
+    ({"pools": {"prefill": {"shared": {}, "short": {}, "long": {}}, "decode": {}}}, "either shared, or both"),
+    ({"pools": {"decode": {}}}, "prefill and decode need each other"),
+    ({"pools": {"prefill": {"shared": {}}, "decode": {}, "mixed": {}}}, "or mixed alone"),
+    ({"pools": {"mixed": {"scaling": {"minReplicas": 3, "maxReplicas": 2}}}}, "must not be below"),
+    ({"pools": {"mixed": {"replicas": 0}}}, "set minReplicas to 0 for a pool that may be empty"),
+    (
+        {"pools": {"mixed": {"replicas": 5, "scaling": {"maxReplicas": 2}}}},
+        "must not exceed",
+    ),
+    ({"pools": {"mixed": {"resources": {"limits": {"cpu": "much"}}}}}, "spec.pools.mixed.resources.limits"),
+    ({"broker": {"replicas": 2}}, "more than one broker needs broker.redis"),
+    (
+        {"engine": {"maxBatchTokens": 10, "longChunkTokens": 20}},
+        "longChunkTokens must not exceed",
+    ),
+    ({"engine": {"device": "tpu"}}, "spec.engine.device"),
+    ({"rollout": {"strategy": "Hope"}}, 'supported values: "Rolling", "Recreate"'),
+    (
+        {"scaling": {"ratio": {"minPrefillPerDecode": 2, "maxPrefillPerDecode": 1}}},
+        "ratio.maxPrefillPerDecode must not be below",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "words"), REFUSED)
+def test_a_spec_that_cannot_work_is_refused_with_advice(
+    kube: Kube, namespace: str, spec: dict[str, Any], words: str
+) -> None:
+    """At the moment of kubectl apply, not in a log hours later."""
+    with pytest.raises(Refused, match=re.escape(words)):
+        kube.apply(namespace, model_deployment(**spec))
+
+
+def test_a_field_nobody_knows_is_refused(kube: Kube, namespace: str) -> None:
+    """A typing error must not be dropped in silence."""
+    with pytest.raises(Refused, match=r"unknown field \"spec.engine.pageToken\""):
+        kube.apply(namespace, model_deployment(engine={"pageToken": 16}))
+
+
+@pytest.mark.parametrize("name", ["a" * 41, "1st", "a.b"])
+def test_a_name_that_services_cannot_have_is_refused(kube: Kube, namespace: str, name: str) -> None:
+    """Names of pods and services are made from it."""
+    with pytest.raises(Refused, match="the name must"):
+        kube.apply(namespace, model_deployment(name))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("role", "decode", "the role of a pool is fixed"), ("lane", "short", "the lane of a pool is fixed")],
+)
+def test_the_role_of_a_pool_is_fixed(kube: Kube, namespace: str, field: str, value: str, words: str) -> None:
+    """Its workers would be of another kind than its name says."""
+    pool = {
+        "apiVersion": "serving.twolane.dev/v1alpha1",
+        "kind": "WorkerPool",
+        "metadata": {"name": "demo-prefill"},
+        "spec": {"modelDeployment": "demo", "role": "prefill"},
+    }
+    kube.apply(namespace, pool)
+    with pytest.raises(Refused, match=words):
+        kube.patch(namespace, "wp", "demo-prefill", {"spec": {field: value}})
+
+
+def test_defaults_are_filled_in_at_every_depth(kube: Kube, namespace: str) -> None:
+    """What was left out can be read from the object."""
+    kube.apply(namespace, model_deployment())
+    spec = kube.get(namespace, "md", "demo")["spec"]
+    assert spec["pools"] == {
+        "prefill": {"shared": {"scaling": {"minReplicas": 1}}},
+        "decode": {"scaling": {"minReplicas": 1}},
+    }
+    assert spec["rollout"] == {"strategy": "Rolling", "maxSurge": 1, "progressDeadlineSeconds": 1800}
+
+
+def test_explain_knows_every_word(kube: Kube) -> None:
+    """`kubectl explain` is the reference."""
+    text = kube.kubectl("explain", "md.spec.pools.decode.replicas")
+    assert "belongs to whoever scales the WorkerPool" in " ".join(text.split())
