@@ -3,11 +3,14 @@ timing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from twolane.kernels.bench.__main__ import all_cases, check
+from twolane.kernels.bench.__main__ import all_cases, check, run_case
 from twolane.kernels.bench.case import TINY
+from twolane.kernels.bench.measure import Ceilings
 
 
 @pytest.mark.parametrize("index", range(len(list(all_cases(TINY, torch.device("cpu"), torch.float32)))))
@@ -21,6 +24,29 @@ def test_case_is_right_and_its_peers_run(device: torch.device, index: int) -> No
     assert case.bytes_moved > 0
     for peer in case.peers.values():
         peer()
+
+
+class _FixedTimer:
+    """Stands in for events: every round of every contender takes a millisecond."""
+
+    def capture(self, run: Callable[[], object]) -> Callable[[], object]:
+        run()
+        return run
+
+    def round_s(self, replay: Callable[[], object]) -> float:
+        replay()
+        return 1e-3
+
+
+def test_kernel_and_peers_are_timed_in_turn(device: torch.device) -> None:
+    """One row per contender, the kernel first and alone with an error; the share is of the slower limit."""
+    _, build = next(entry for entry in all_cases(TINY, device, torch.float32) if entry[0] == "silu_mul")
+    case = build()
+    rows, right = run_case(case, _FixedTimer(), Ceilings(case.bytes_moved * 2e3, 1.0), 3)
+    assert right
+    assert [row.contender for row in rows] == ["twolane", "torch"]
+    assert [row.error is None for row in rows] == [False, True]
+    assert all(abs(row.share - 0.5) < 1e-9 for row in rows)
 
 
 def test_a_wrong_result_is_noticed(device: torch.device) -> None:

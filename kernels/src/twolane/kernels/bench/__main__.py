@@ -21,7 +21,7 @@ from twolane.kernels.bench.attention_cases import attention_cases
 from twolane.kernels.bench.case import FULL, Case, CaseBuilder, Sizes
 from twolane.kernels.bench.elementwise_cases import elementwise_cases
 from twolane.kernels.bench.logits_cases import logits_cases
-from twolane.kernels.bench.measure import Ceilings, Timer, measure_ceilings
+from twolane.kernels.bench.measure import Ceilings, EventTimer, Timer, measure_ceilings
 from twolane.kernels.bench.report import Row, make_row, table
 
 
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     device = torch.device("cuda", torch.cuda.current_device())
-    timer = Timer(device)
+    timer = EventTimer(device)
     ceilings = measure_ceilings(timer, device)
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, Triton {triton.__version__}")
     print(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -27,7 +28,17 @@ class Ceilings:
     matmul_flops_per_s: float
 
 
-class Timer:
+class Timer(Protocol):
+    """What times the contenders of a case."""
+
+    def capture(self, run: Callable[[], object]) -> Callable[[], object]:
+        """Prepare work for repeated timing; runs it once."""
+
+    def round_s(self, replay: Callable[[], object]) -> float:
+        """Median seconds of one round of repeats."""
+
+
+class EventTimer:
     """Replays captured work between events."""
 
     def __init__(self, device: torch.device) -> None:
