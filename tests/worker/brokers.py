@@ -61,5 +61,6 @@ class BrokerProcess:
 async def until_true(condition: Callable[[], Awaitable[bool]]) -> None:
     """Waits for something that has to be asked for."""
     async with asyncio.timeout(DEADLINE_S):
-        while not await condition():
+        # Conditions ask other processes, which know no event for each of them.
+        while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.05)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import save_model
-from tests.worker.stack import DEADLINE_S, RouterEnd, RunningWorker, until
+from tests.worker.stack import DEADLINE_S, Pair, RouterEnd, RunningWorker, until
 
 
 class Oracle:
@@ -92,3 +92,19 @@ async def broker(tmp_path: Path) -> AsyncIterator[str]:
         process.terminate()
         async with asyncio.timeout(DEADLINE_S):
             assert await process.wait() == 0
+
+
+@pytest.fixture
+async def new_pair(
+    new_worker: Callable[..., Any], new_router: Callable[..., Any], broker: str
+) -> Callable[..., Any]:
+    """Starts pairs."""
+
+    async def start(**settings: Any) -> Pair:
+        prefill = await new_worker("prefill", broker, **settings)
+        decode = await new_worker("decode", broker, **settings)
+        for worker in (prefill, decode):
+            await worker.registered()
+        return Pair(prefill, decode, (await new_router(prefill), await new_router(decode)))
+
+    return start

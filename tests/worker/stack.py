@@ -22,6 +22,7 @@ from twolane.worker.config import WorkerConfig
 from twolane.worker.process import WorkerProcess, load_engine
 
 DEADLINE_S = 20.0
+GREEDY = SamplingParams(max_tokens=12, temperature=0.0)
 
 
 class RunningWorker:
@@ -170,6 +171,33 @@ class RouterEnd:
                 self.answers[event.stream_id].add(event)
             if message.HasField("load"):
                 self.loads.append(message.load)
+
+
+class Pair:
+    """A prefill worker, a decode worker, and a router's session with each."""
+
+    def __init__(
+        self, prefill: RunningWorker, decode: RunningWorker, sessions: tuple[RouterEnd, RouterEnd]
+    ) -> None:
+        self.prefill = prefill
+        self.decode = decode
+        self.to_prefill, self.to_decode = sessions
+
+    async def ask(
+        self, request_id: str, tokens: list[int], sampling: SamplingParams = GREEDY
+    ) -> tuple[Answer, Answer]:
+        """Submits both halves as a router does."""
+        _, second = await self.to_decode.submit(
+            request_id, tokens, Phase.DECODE, sampling, peer=self.prefill.peer
+        )
+        _, first = await self.to_prefill.submit(
+            request_id, tokens, Phase.PREFILL, sampling, peer=self.decode.peer
+        )
+        return first, second
+
+    def held(self) -> tuple[int, int]:
+        """Pages that requests hold on both sides."""
+        return self.prefill.engine.pool.held, self.decode.engine.pool.held
 
 
 async def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:

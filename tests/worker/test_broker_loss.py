@@ -13,9 +13,9 @@ import pytest
 from tests.state.redis_server import RedisServer
 from tests.worker.brokers import BrokerProcess, until_true
 from tests.worker.conftest import Oracle
-from tests.worker.stack import RouterEnd, RunningWorker, until
-from tests.worker.test_disaggregated import Pair
+from tests.worker.stack import Pair, RouterEnd, RunningWorker, until
 from tests.worker.test_mixed import GREEDY, prompts
+from twolane.cli.inspect import InspectConfig, audit
 from twolane.core.request import Phase, SamplingParams
 from twolane.rpc.channel import open_channel
 from twolane.v1 import broker_pb2
@@ -144,6 +144,7 @@ async def test_a_broker_that_lost_its_books_learns_leases_and_incarnations_again
         return not (await broker.books()).leases
 
     await until_true(knows_none)
+    assert await audit(InspectConfig(broker=broker.address, settle_s=0.5)) == 0
 
 
 async def test_leases_that_ended_without_a_broker_are_given_back_later(

@@ -9,53 +9,10 @@ from typing import Any
 import pytest
 
 from tests.worker.conftest import Oracle
-from tests.worker.stack import Answer, RouterEnd, RunningWorker, until
+from tests.worker.stack import Pair, RunningWorker, until
 from tests.worker.test_mixed import GREEDY, prompts
 from twolane.core.errors import Incompatible
 from twolane.core.request import FinishReason, Phase, SamplingParams
-
-
-class Pair:
-    """A prefill worker, a decode worker, and a router's session with each."""
-
-    def __init__(
-        self, prefill: RunningWorker, decode: RunningWorker, sessions: tuple[RouterEnd, RouterEnd]
-    ) -> None:
-        self.prefill = prefill
-        self.decode = decode
-        self.to_prefill, self.to_decode = sessions
-
-    async def ask(
-        self, request_id: str, tokens: list[int], sampling: SamplingParams = GREEDY
-    ) -> tuple[Answer, Answer]:
-        """Submits both halves as a router does."""
-        _, second = await self.to_decode.submit(
-            request_id, tokens, Phase.DECODE, sampling, peer=self.prefill.peer
-        )
-        _, first = await self.to_prefill.submit(
-            request_id, tokens, Phase.PREFILL, sampling, peer=self.decode.peer
-        )
-        return first, second
-
-    def held(self) -> tuple[int, int]:
-        """Pages that requests hold on both sides."""
-        return self.prefill.engine.pool.held, self.decode.engine.pool.held
-
-
-@pytest.fixture
-async def new_pair(
-    new_worker: Callable[..., Any], new_router: Callable[..., Any], broker: str
-) -> Callable[..., Any]:
-    """Starts pairs."""
-
-    async def start(**settings: Any) -> Pair:
-        prefill = await new_worker("prefill", broker, **settings)
-        decode = await new_worker("decode", broker, **settings)
-        for worker in (prefill, decode):
-            await worker.registered()
-        return Pair(prefill, decode, (await new_router(prefill), await new_router(decode)))
-
-    return start
 
 
 async def test_greedy_answers_equal_transformers(new_pair: Callable[..., Any], oracle: Oracle) -> None:

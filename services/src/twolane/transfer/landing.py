@@ -16,7 +16,7 @@ from twolane.core.errors import LeaseInvalid, TwolaneError, error_from_code
 from twolane.transfer.page_store import PageStore
 from twolane.transfer.transports import TransportCodec
 from twolane.v1 import transfer_pb2 as pb
-from twolane.v1 import types_pb2
+from twolane.v1 import types_pb2, worker_pb2
 
 
 @dataclass
@@ -39,6 +39,18 @@ class ExpectedPages:
 
     def __post_init__(self) -> None:
         self.missing = set(self.page_ids)
+
+
+def lease_entry(lease: pb.Lease, n_pages: int, *, owner: bool) -> worker_pb2.LeaseEntry:
+    """A lease as a worker's books show it."""
+    return worker_pb2.LeaseEntry(
+        lease_id=lease.lease_id,
+        request_id=lease.request_id,
+        fence=lease.fence,
+        owner=owner,
+        n_pages=n_pages,
+        peer_id=lease.writer_id if owner else lease.owner_id,
+    )
 
 
 class Landing:
@@ -90,6 +102,13 @@ class Landing:
     def leases(self) -> list[pb.Lease]:
         """The same in full."""
         return [expected.lease for expected in self._expected.values()]
+
+    def books(self) -> list[worker_pb2.LeaseEntry]:
+        """Open leases for auditors."""
+        return [
+            lease_entry(expected.lease, len(expected.page_ids), owner=True)
+            for expected in self._expected.values()
+        ]
 
     def apply(self, push: pb.PagePush) -> pb.PagePushAck:
         """Lands one push, or refuses it whole; never raises for what the writer sent."""

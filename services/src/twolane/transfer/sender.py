@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from twolane.core.clock import Clock
 from twolane.core.errors import Incompatible, TwolaneError
+from twolane.transfer.landing import lease_entry
 from twolane.transfer.push_stream import Delivery, PushStream
 from twolane.transfer.transports import TransportCodec
 from twolane.v1 import transfer_pb2 as pb
-from twolane.v1 import types_pb2
+from twolane.v1 import types_pb2, worker_pb2
 
 Landed = Callable[[str], None]
 Failed = Callable[[str, TwolaneError], None]
@@ -116,6 +117,15 @@ class Sender:
         """Leases that this worker writes under."""
         offers = [entry.offer for entry in self._outgoing.values()]
         return [offer.lease.lease_id for offer in offers if offer is not None]
+
+    def books(self) -> list[worker_pb2.LeaseEntry]:
+        """The same for auditors."""
+        offers = [entry.offer for entry in self._outgoing.values()]
+        return [
+            lease_entry(offer.lease, len(offer.page_ids), owner=False)
+            for offer in offers
+            if offer is not None
+        ]
 
     async def close(self) -> None:
         """Ends all streams."""

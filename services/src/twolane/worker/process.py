@@ -193,7 +193,7 @@ class WorkerProcess:
             self._engine.fingerprint,
             self.assignment,
             self._load,
-            lambda: books.inspect(self._landing.lease_ids() + self._sender.lease_ids()),
+            lambda: books.inspect(self._landing.books() + self._sender.books()),
         )
         worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._rpc.aio)
         pages = PageTransferService(self._sender, self._landing, self._engine.fingerprint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -175,8 +175,8 @@ class Books:
         self._identity = identity
         self._assignment = assignment
 
-    def inspect(self, lease_ids: list[str]) -> worker_pb2.InspectResponse:
-        """The books now, between two steps."""
+    def inspect(self, leases: Sequence[worker_pb2.LeaseEntry]) -> worker_pb2.InspectResponse:
+        """The books now; `leases` are those of landing and sender."""
         return worker_pb2.InspectResponse(
             worker_id=self._identity.worker_id,
             incarnation=self._identity.incarnation,
@@ -186,8 +186,18 @@ class Books:
             cached_pages=self._pool.cached,
             held_pages=self._pool.held,
             requests=self._table.states(),
-            lease_ids=lease_ids,
+            lease_ids=[lease.lease_id for lease in leases],
+            leases=leases,
+            request_pages=self._table.pages(),
+            pool_fault=self._pool_fault(),
         )
+
+    def _pool_fault(self) -> str:
+        try:
+            self._pool.check()
+        except AssertionError as fault:
+            return str(fault)
+        return ""
 
 
 async def drain(table: RequestTable, timeout_s: float) -> int:

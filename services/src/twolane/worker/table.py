@@ -106,6 +106,11 @@ class RequestTable:
         """State of every request, by id."""
         return {key: request.state.value for key, request in self._requests.items()}
 
+    def pages(self) -> int:
+        """Distinct pages that requests hold, those included that ended in the step under way."""
+        holders = [*(request.sequence for request in self._requests.values()), *self._after_step]
+        return len({page_id for sequence in holders for page_id in sequence.page_ids})
+
     # From routers.
 
     def open_session(self, outbox: Outbox) -> None:
