@@ -85,7 +85,8 @@ gpu-check: $(VENV)/installed-dev ## tests that need a CUDA device
 .PHONY: cluster-check
 cluster-check: $(VENV)/installed-dev ## tests that need a Kubernetes API server (built once, with Go)
 	@command -v go >/dev/null || { echo "cluster-check: Go builds the API server and is not on the PATH" >&2; exit 1; }
-	$(BIN)/pytest -m cluster $(FLAGS)
+	$(if $(filter command line,$(origin KUBECONFIG)),TWOLANE_TEST_KUBECONFIG=$(abspath $(KUBECONFIG))) \
+		$(BIN)/pytest -m cluster $(FLAGS)
 
 .PHONY: proto
 proto: $(VENV)/installed-dev ## generate the stubs beside the .proto files
