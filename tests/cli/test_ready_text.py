@@ -12,6 +12,8 @@ from rich.console import Console
 
 from tests.bench_serve.stub_server import Script, serving
 from twolane.cli import up
+from twolane.cli.child import ChildSpec
+from twolane.cli.loading import loading_stage
 from twolane.cli.progress import Progress
 from twolane.cli.topology import UpConfig
 
@@ -19,6 +21,30 @@ from twolane.cli.topology import UpConfig
 def _console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
     return Console(file=out, width=60, force_terminal=terminal), out
+
+
+def _spec(name: str, log: Path = Path("no-log")) -> ChildSpec:
+    return ChildSpec(name, (), log, Path("no-ports"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "stage"),
+    [
+        ('{"stage": "map weights", "done_bytes": 0, "total_bytes": 0}', "map weights"),
+        ('{"stage": "load weights", "done_bytes": 5, "total_bytes": 20}', "load weights 25%"),
+        ('{"stage": "warm up"}\n{"msg": "listening"}', ""),
+        ('{"stage": "warm up"}\n{"sta', ""),
+        ("Traceback (most recent call last):", ""),
+        ("[1, 2]", ""),
+        ("", ""),
+    ],
+)
+def test_the_stage_of_loading_is_that_of_the_last_line(lines: str, stage: str, tmp_path: Path) -> None:
+    """A log that says something else, or nothing yet, gives none."""
+    log = tmp_path / "log"
+    log.write_text("x" * 10_000 + "\n" + lines)
+    assert loading_stage(log) == stage
+    assert loading_stage(tmp_path / "none") == ""
 
 
 @pytest.mark.parametrize(
@@ -52,22 +78,26 @@ def test_plain_output_gets_one_line_a_step() -> None:
     now_s = 10.0
     console, out = _console()
     with Progress(console, lambda: now_s) as progress:
-        progress.begin(["broker"], "starting")
+        progress.begin([_spec("broker")], "starting")
         now_s = 12.5
         progress.ready("broker")
     assert out.getvalue() == "broker: starting\nbroker: ready after 2.5 s\n"
 
 
-def test_a_terminal_gets_a_table_that_is_gone_at_the_end() -> None:
-    """The last thing on the screen is the address."""
+def test_a_terminal_gets_a_table_that_is_gone_at_the_end(tmp_path: Path) -> None:
+    """It shows how far a worker is with loading; the last thing on the screen is the address."""
+    log = tmp_path / "log"
+    log.write_text('{"stage": "load weights", "done_bytes": 43, "total_bytes": 100}\n')
     console, out = _console(terminal=True)
     with Progress(console, lambda: 0.0) as progress:
-        progress.begin(["broker", "router"], "starting")
+        progress.begin([_spec("broker"), _spec("router")], "starting")
+        progress.begin([_spec("mixed-0", log)], "loading tiny")
         progress.ready("broker")
         lines = console.render_lines(progress.table())
     text = ["".join(segment.text for segment in line).strip() for line in lines]
-    assert text[0].startswith("✓  broker  ready after 0.0 s")
-    assert "router  starting" in text[1]
+    assert text[0].startswith("✓  broker   ready after 0.0 s")
+    assert text[1].endswith("router   starting … 0 s")
+    assert text[2].endswith("mixed-0  loading tiny … 0 s (load weights 43%)")
     assert "\x1b[2K" in out.getvalue()
 
 

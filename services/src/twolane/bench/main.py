@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import orjson
+import uvloop
 from rich.console import Console
 
 from twolane.bench.client import BenchClient, PlannedRequest, request_body
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     load, left_out = load_of(config)
     maker = prompt_maker(config.prompts, config.model_dir, config.seed)
     folder = output_folder(config)
-    result = asyncio.run(measure(config, load, left_out, maker))
+    result = uvloop.run(measure(config, load, left_out, maker))
     if not result.samples:
         return STATUS_INTERRUPTED
     save(result, folder, Console())

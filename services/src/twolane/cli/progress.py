@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from twolane.cli.child import ChildSpec
+from twolane.cli.loading import loading_stage
 from twolane.core.clock import Clock
 
 
@@ -28,6 +31,7 @@ class Progress:
         self._begun_s: dict[str, float] = {}
         self._done_s: dict[str, float] = {}
         self._doing: dict[str, str] = {}
+        self._logs: dict[str, Path] = {}
         self._live = Live(console=console, get_renderable=self.table, transient=True, refresh_per_second=8)
 
     def __enter__(self) -> Self:
@@ -41,13 +45,14 @@ class Progress:
         if self._console.is_terminal:
             self._live.stop()
 
-    def begin(self, names: Iterable[str], doing: str) -> None:
+    def begin(self, specs: Iterable[ChildSpec], doing: str) -> None:
         """These children have been started and now do what `doing` says."""
-        for name in names:
-            self._begun_s[name] = self._clock()
-            self._doing[name] = doing
+        for spec in specs:
+            self._begun_s[spec.name] = self._clock()
+            self._doing[spec.name] = doing
+            self._logs[spec.name] = spec.log_path
             if not self._console.is_terminal:
-                self._print(f"{name}: {doing}")
+                self._print(f"{spec.name}: {doing}")
 
     def ready(self, name: str) -> None:
         """This child can be contacted."""
@@ -66,5 +71,7 @@ class Progress:
                 table.add_row(Text("✓", style="green"), name, f"ready after {self._done_s[name]:.1f} s")
             else:
                 elapsed_s = self._clock() - begun_s
-                table.add_row(Spinner("dots"), name, f"{self._doing[name]} … {elapsed_s:.0f} s")
+                stage = loading_stage(self._logs[name])
+                doing = f"{self._doing[name]} … {elapsed_s:.0f} s{f' ({stage})' if stage else ''}"
+                table.add_row(Spinner("dots"), name, doing)
         return table

@@ -19,9 +19,10 @@ from types import FrameType
 from rich.console import Console
 
 from twolane.cli import topology
+from twolane.cli.child import ChildSpec
 from twolane.cli.http_opener import opener_for
 from twolane.cli.progress import Progress
-from twolane.cli.supervisor import StopAsked, Supervisor
+from twolane.cli.supervisor import Running, StopAsked, Supervisor
 from twolane.cli.topology import UpConfig
 from twolane.core.errors import ConfigError, TwolaneError
 
@@ -122,16 +123,17 @@ def bring_up(config: UpConfig, supervisor: Supervisor, console: Console) -> str:
     """Starts all stages; returns the router's HTTP address once it takes requests."""
     deadline_s = time.monotonic() + config.start_timeout_s
     with Progress(console, time.monotonic) as progress:
-        progress.begin(["broker"], "starting")
-        stage = supervisor.start([topology.broker_child(config)])
-        broker_port = supervisor.wait_ports(stage, deadline_s, progress.ready)["broker"]["grpc"]
 
-        specs = topology.worker_children(config, broker_port)
-        progress.begin([spec.name for spec in specs], f"loading {topology.served_name(config)}")
-        workers = supervisor.start(specs)
-        # It loads its tokenizer while the workers load the model.
-        progress.begin(["router"], "starting")
-        router = supervisor.start([topology.router_child(config, broker_port)])
+        def start(specs: list[ChildSpec], doing: str) -> list[Running]:
+            progress.begin(specs, doing)
+            return supervisor.start(specs)
+
+        broker = start([topology.broker_child(config)], "starting")
+        broker_port = supervisor.wait_ports(broker, deadline_s, progress.ready)["broker"]["grpc"]
+        loading = f"loading {topology.served_name(config)}"
+        workers = start(topology.worker_children(config, broker_port), loading)
+        # It reads its tokenizer while the workers load the model.
+        router = start([topology.router_child(config, broker_port)], "starting")
         supervisor.wait_ports(workers, deadline_s, progress.ready)
         http_port = supervisor.wait_ports(router, deadline_s, lambda _: None)["router"]["http"]
         readiness = Readiness(f"http://{reachable(config.host)}:{http_port}")
