@@ -42,9 +42,7 @@ VERBS = (
         "bench policies", "twolane.sim.command", "compare scheduling policies in simulation", "compare_main"
     ),
     Verb("simulate", "twolane.sim.command", "simulate a cluster under a trace", "simulate_main"),
-    Verb(
-        "inspect leaks", "twolane.cli.inspect", "compare the books of broker and workers"
-    ),
+    Verb("inspect leaks", "twolane.cli.inspect", "compare the books of broker and workers"),
     Verb("version", "twolane.cli.version", "print the version"),
 )
 
