@@ -58,13 +58,13 @@ class PromptReader:
 
     def tokens(self, ids: Sequence[int], param: str = "prompt") -> list[int]:
         """Token ids as they are."""
-        for place, token_id in enumerate(ids):
+        tokens = _not_empty(list(ids), param)
+        for token_id in (min(tokens), max(tokens)):
             if not 0 <= token_id < self._vocab_size:
                 raise InvalidRequest(
-                    f"token {token_id} at place {place} is not among the model's {self._vocab_size} tokens",
-                    param=param,
+                    f"token {token_id} is not among the model's {self._vocab_size} tokens", param=param
                 )
-        return _not_empty(list(ids), param)
+        return tokens
 
     async def completion(self, prompt: Any) -> list[list[int]]:
         """Prompts of a completion request: a text, token ids, or a list of either."""
