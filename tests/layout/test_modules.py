@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import PurePosixPath
 
-from tests.layout.tree import SOURCE_ROOTS, parse, python_files, repository_files
+from tests.layout.tree import ROOT, SOURCE_ROOTS, parse, python_files, repository_files
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
 
@@ -20,6 +20,13 @@ def test_no_top_folder_shadows_a_standard_module() -> None:
     """With operator/__init__.py at the root, even `import collections` would fail there."""
     packages = {name for name in repository_files() if name.count("/") == 1 and name.endswith("/__init__.py")}
     assert packages == set()
+
+
+def test_git_ignores_no_source_file() -> None:
+    """A rule in .gitignore that fits too much would keep a package out of every other checkout."""
+    folders = [*SOURCE_ROOTS, "tests", "deploy", "helm"]
+    found = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    assert found - set(repository_files()) == set()
 
 
 def test_every_module_says_what_it_is_for() -> None:

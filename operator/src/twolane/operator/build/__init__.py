@@ -1,0 +1,1 @@
+"""What the operator makes, as pure functions from typed specs to plain Kubernetes objects."""
