@@ -129,8 +129,12 @@ def _pick(
     workers: Sequence[PlacementWorker], key: Callable[[PlacementWorker], Any], draw: float | None
 ) -> PlacementWorker:
     """The worker with the smallest key; among equals by the draw, or the first by id."""
-    best = min(key(worker) for worker in workers)
-    equals = sorted((w for w in workers if key(w) == best), key=lambda w: w.worker_id)
+    if len(workers) == 1:
+        return workers[0]
+    keys = [key(worker) for worker in workers]
+    best = min(keys)
+    chosen = [worker for worker, mine in zip(workers, keys, strict=True) if mine == best]
+    equals = sorted(chosen, key=lambda w: w.worker_id)
     return equals[0 if draw is None else min(int(draw * len(equals)), len(equals) - 1)]
 
 

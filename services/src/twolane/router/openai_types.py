@@ -80,15 +80,15 @@ class GenerationBody(BaseModel):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
-        Field(max_length=MAX_STOPS),
+        Field(max_length=MAX_STOPS, default_factory=list),
         BeforeValidator(_as_list),
-    ] = []
+    ]
     seed: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_integer_keys)] = {}
+    logit_bias: Annotated[dict[int, float], Field(default_factory=dict), BeforeValidator(_integer_keys)]
     max_tokens: int | None = None
     # Beyond OpenAI, as vLLM names them.
     top_k: int | None = None

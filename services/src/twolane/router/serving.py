@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 
 from twolane.core.errors import ModelNotFound
 from twolane.core.request import SamplingParams
@@ -63,7 +64,7 @@ class Serving:
         """Changes when the weights or the tokenizer do."""
         fingerprint = self.cluster.fingerprint
         weights = "" if fingerprint is None else fingerprint.weights_sha256
-        return "fp_" + hashlib.sha256((weights + self.tokenizer.sha256).encode()).hexdigest()[:12]
+        return _system_fingerprint(weights, self.tokenizer.sha256)
 
     def resolve(self, asked: SamplingRequest, prompt_tokens: int) -> SamplingParams:
         """The parameters of an answer; raises InvalidRequest and ContextTooLong."""
@@ -79,6 +80,11 @@ class Serving:
         """Hashes the prompts and dispatches; raises what Dispatcher.start raises."""
         hashes = await self.dispatcher.placer.hash_prompts(request.prompts, request.cache_salt)
         return self.dispatcher.start(request, hashes, sink)
+
+
+@lru_cache(maxsize=16)
+def _system_fingerprint(weights_sha256: str, tokenizer_sha256: str) -> str:
+    return "fp_" + hashlib.sha256((weights_sha256 + tokenizer_sha256).encode()).hexdigest()[:12]
 
 
 def new_request_id(kind: str) -> str:
