@@ -167,7 +167,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
                 finish_reason=types_pb2.FINISH_REASON_ERROR,
                 error=self.refuse_with,
             )
-            self._send(out, [event])
+            self.send(out, [event])
             return request
         self.requests[request.key] = request
         self._work.set()
@@ -190,7 +190,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             if request.may_run:
                 events.setdefault(id(request.out), []).append(self._advance(request))
         for key, listed in events.items():
-            self._send(outs[key], listed)
+            self.send(outs[key], listed)
 
     def release(self) -> None:
         """Steps by itself again."""
@@ -237,9 +237,10 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             event.handed_over = True
             self.peers[request.submit.peer.worker_id].hand_over(request.key)
 
-    def _send(
+    def send(
         self, out: asyncio.Queue[worker_pb2.WorkerMessage | None], events: list[worker_pb2.RequestEvent]
     ) -> None:
+        """One message with these events."""
         out.put_nowait(worker_pb2.WorkerMessage(step=worker_pb2.StepEvents(events=events)))
 
 

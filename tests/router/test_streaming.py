@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import aiohttp
 
 from tests.router.scripted_cluster import ANSWER, ScriptedCluster
+from twolane.v1 import worker_pb2
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -54,3 +56,46 @@ async def test_a_chat_streams_over_a_pair_of_workers(
     await cluster.until(lambda: not cluster.app.dispatcher.running)
     assert not prefill.cancels
     assert not decode.cancels
+
+
+async def test_the_callers_trace_goes_on_at_the_workers(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession
+) -> None:
+    """Even a router that records no spans itself hands the trace context on."""
+    worker = await cluster.add_mixed()
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    async with http.post("/v1/chat/completions", json=CHAT, headers=headers) as response:
+        assert response.status == 200
+    assert worker.submits[0].traceparent.split("-")[1] == trace
+
+
+async def test_a_defect_with_one_answer_leaves_the_others_alone(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession
+) -> None:
+    """An event that can't be handled ends its own request with an error; the stream to the worker stays."""
+    worker = await cluster.add_mixed()
+    worker.held = True
+    calls = [asyncio.create_task(http.post("/v1/chat/completions", json=CHAT)) for _ in range(2)]
+    await cluster.until(lambda: len(worker.requests) == 2)
+    broken, *_ = worker.requests.values()
+    event = worker_pb2.RequestEvent(stream_id=broken.submit.stream_id, token_ids=[7, 8])
+    event.logprobs.add(token_id=7)
+    worker.send(broken.out, [event])
+    await cluster.until(lambda: worker.cancels == [broken.key])
+    worker.release()
+    statuses = sorted([(await call).status for call in calls])
+    assert statuses == [200, 500]
+
+
+async def test_connections_are_kept_between_requests(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession
+) -> None:
+    """Streams written directly end properly: the next request of the connection is served."""
+    await cluster.add_pair()
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(cluster.url, connector=connector) as one:
+        for _ in range(3):
+            async with one.post("/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+                assert content(await events(response)) == ANSWER
+    assert cluster.app._http.server_state.total_requests == 3
