@@ -152,12 +152,14 @@ def test_short_prompts_slip_between_the_chunks_of_a_long_one() -> None:
 def test_a_much_shorter_long_prompt_overtakes_but_only_within_a_share_of_the_wait() -> None:
     """300 tokens go before 60,000 that came a little earlier, not before those that came much earlier."""
     policy = Laps(SETTINGS)
-    near = view(long("big", 8.0, 60_000), long("small", 8.3, 300), memory=_memory())
-    assert ids(policy.decide(9.0, near).chunks)[0] == "small"
-    far = view(long("big", 0.0, 60_000), long("small", 8.9, 300), memory=_memory())
-    assert ids(policy.decide(9.0, far).chunks)[0] == "big"
+    near = view(long("big", 8.0, 60_000), long("small", 8.5, 300), memory=_memory())
+    assert ids(policy.decide(12.0, near).chunks)[0] == "small"
+    far = view(long("big", 0.0, 60_000), long("small", 11.9, 300), memory=_memory())
+    assert ids(policy.decide(12.0, far).chunks)[0] == "big"
+    fresh = view(long("big", 11.7, 60_000), long("small", 11.9, 300), memory=_memory())
+    assert ids(policy.decide(12.0, fresh).chunks)[0] == "big"
     blind = Laps(replace(SETTINGS, size_share=0.0))
-    assert ids(blind.decide(9.0, near).chunks)[0] == "big"
+    assert ids(blind.decide(12.0, near).chunks)[0] == "big"
 
 
 def test_no_lead_exceeds_the_age_limit() -> None:
@@ -171,7 +173,7 @@ def test_no_lead_exceeds_the_age_limit() -> None:
 
 def test_a_late_long_prompt_gives_way_to_one_that_can_still_make_it() -> None:
     """But only by a share of its own wait."""
-    policy = Laps(replace(SETTINGS, size_share=0.0))
+    policy = Laps(replace(SETTINGS, size_share=0.0, late_share=0.3))
     late, fresh = long("late", 0.0, deadline_s=2.0), long("fresh", 0.5, deadline_s=2.5, tokens=300)
     assert ids(policy.decide(2.2, view(late, fresh, memory=_memory())).chunks)[0] == "fresh"
     newer = long("fresh", 2.1, deadline_s=4.1)

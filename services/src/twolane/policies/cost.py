@@ -37,6 +37,11 @@ class PrefillCost:
         return self.fit.coefficients[0]
 
     @property
+    def heavy_constant_s(self) -> float:
+        """Seconds that one more heavy step costs: the reading of weights hides behind its computing."""
+        return min(self.fit.heavy_constant, self.constant_s)
+
+    @property
     def attention_s(self) -> float:
         """Seconds per unit of L(L+2H)."""
         return self.fit.coefficients[1] / MEGA

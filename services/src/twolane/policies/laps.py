@@ -72,9 +72,9 @@ class Laps:
     ones go first when the lane is behind; and a late one gives way to those that need not be late. The lead
     is at most long_age_limit_s. A priority counts as an earlier arrival, bounded alike.
 
-    Whom to run. With both lanes waiting, short prompts go first when that delays the prompts behind
-    them less than waiting would delay the short ones, or when a deadline calls for it; else a chunk of
-    the long lane runs and more short prompts gather meanwhile.
+    Whom to run. With both lanes waiting, short prompts gather behind chunks of the long lane until their
+    waits outweigh what a batch of them costs the long prompts, or until one of them becomes due. A chunk
+    is as large as pays for both lanes.
 
     A short prompt gathers behind no chunk that would end after it is due, by its deadline or short_budget_s
     after its arrival, and a late one behind none at all, save for the chunk that ends a run of short batches.
@@ -192,8 +192,27 @@ class Laps:
         return PrefillDecision(chunks, memory=replace(memory, measured=measured, short_run=0))
 
     def _long_batch(self, moment: _Moment) -> tuple[Chunk, ...]:
+        """The next chunk of the first long prompt, and small ones behind it while they cost it little.
+
+        A prompt that joins delays the first by its own time and saves the queue the constant part of a step.
+        """
         ordered = self._long_order(moment)
-        return pack(ordered, BatchLimits(self._chunk_tokens(moment, ordered[0])))
+        room = self._chunk_tokens(moment, ordered[0])
+        if not self.settings.adaptive_chunk or not moment.cost.trusted(self.settings.fit_min_samples):
+            return pack(ordered, BatchLimits(room))
+        chosen = 1
+        fill_s = len(ordered) * moment.cost.heavy_constant_s
+        batch_s = self._marginal_s(moment, ordered[0])
+        for prompt in ordered[1:]:
+            batch_s += self._marginal_s(moment, prompt)
+            if batch_s > fill_s:
+                break
+            chosen += 1
+        return pack(ordered[:chosen], BatchLimits(room))
+
+    @staticmethod
+    def _marginal_s(moment: _Moment, prompt: WaitingPrefill) -> float:
+        return moment.cost.marginal_s(prompt.uncached_tokens, prompt.cached_tokens)
 
     def _long_order(self, moment: _Moment) -> list[WaitingPrefill]:
         """By arrival plus lead; service times fall as prompts advance, so a started one keeps its place."""
@@ -201,40 +220,53 @@ class Laps:
         services = [cost.prompt_s(prompt.uncached_tokens, prompt.cached_tokens) for prompt in moment.longs]
         mean_s = sum(services) / len(services)
         oldest_s = now_s - min(prompt.arrival_s for prompt in moment.longs)
-        size_s = settings.size_share * oldest_s
+        # Sizes matter as far as the lane is behind: with all deadlines far off, first come is fair.
+        behind = min(1.0, oldest_s / max(min(map(self._long_budget_s, moment.longs)), 1e-9))
+        size_s = settings.size_share * behind * oldest_s
         keys = {}
         for prompt, service_s in zip(moment.longs, services, strict=True):
-            lead_s = size_s * service_s / (service_s + mean_s)
-            if prompt.deadline_s is None:
-                lead_s += settings.long_budget_s
-            else:
-                lead_s += max(0.0, prompt.deadline_s - prompt.arrival_s)
-                if now_s + service_s > prompt.deadline_s:
-                    lead_s += settings.late_share * (now_s - prompt.arrival_s)
+            budget_s = self._long_budget_s(prompt)
+            lead_s = budget_s + size_s * service_s / (service_s + mean_s)
+            if now_s + service_s > prompt.arrival_s + budget_s:
+                lead_s += settings.late_share * (now_s - prompt.arrival_s)
             start_s = prompt.arrival_s - self._head_start_s(prompt)
             keys[prompt.request_id] = start_s + min(lead_s, settings.long_age_limit_s)
         return sorted(moment.longs, key=lambda prompt: keys[prompt.request_id])
 
-    def _chunk_tokens(self, moment: _Moment, head: WaitingPrefill) -> int:
-        """Tokens of the next chunk: the longer the queue the larger, the more short prompts the smaller.
+    def _long_budget_s(self, prompt: WaitingPrefill) -> float:
+        """Seconds from a long prompt's arrival until it is due."""
+        if prompt.deadline_s is None:
+            return self.settings.long_budget_s
+        return max(0.0, prompt.deadline_s - prompt.arrival_s)
 
-        A chunk of T seconds holds up the rate·T short prompts that arrive in it by T/2 each; a smaller
-        one makes the whole long queue pay the constant part of a step more often. Their sum is least at
-        T = √(2 · queue · T0 / (rate · weight)).
-        """
+    def _chunk_tokens(self, moment: _Moment, head: WaitingPrefill) -> int:
+        """Tokens of the next chunk: the longer the queue the larger, the more short prompts the smaller."""
         settings, cost = self.settings, moment.cost
         if not settings.adaptive_chunk or not cost.trusted(settings.fit_min_samples):
             return settings.long_chunk_tokens
-        rate = moment.memory.arrivals.rate_per_s(moment.now_s)
-        target_s = settings.long_chunk_target_s
-        if rate > 0.0:
-            weighted_rate = rate * self._short_weight(moment)
-            best_s = math.sqrt(2.0 * len(moment.longs) * cost.constant_s / weighted_rate)
-            least_s = max(target_s / LEAST_CHUNK, MIN_EFFICIENCY * cost.constant_s)
-            target_s = max(min(best_s, target_s, self._slack_s(moment)), least_s)
+        longest_s = min(settings.long_chunk_target_s, self._slack_s(moment))
+        least_s = max(settings.long_chunk_target_s / LEAST_CHUNK, MIN_EFFICIENCY * cost.constant_s)
+        target_s = max(min(self._best_chunk_s(moment), longest_s), least_s)
         tokens = cost.tokens_within(target_s, head.cached_tokens)
         most = min(settings.long_chunk_max_tokens, settings.max_batch_tokens)
         return max(settings.long_chunk_min_tokens, min(tokens, most))
+
+    def _best_chunk_s(self, moment: _Moment) -> float:
+        """Seconds of a chunk at which both lanes together lose least.
+
+        A chunk of T seconds holds up the rate·T short prompts that arrive in it by T/2 each; a smaller
+        one makes the whole long queue pay for a step more often. With c the cost of a step the sum is least
+        at T = √(2 · queue · c / (rate · weight)). When short prompts come often, a short batch cuts in after
+        each chunk and c is its constant part; else c is what one more heavy step costs alone.
+        """
+        rate = moment.memory.arrivals.rate_per_s(moment.now_s)
+        if rate <= 0.0:
+            return math.inf
+        queue, weight = len(moment.longs), self._short_weight(moment)
+        cuts_s, alone_s = moment.cost.constant_s, moment.cost.heavy_constant_s
+        full_s = math.sqrt(2.0 * queue * cuts_s / (rate * weight))
+        often = max(0.0, min(1.0, rate * full_s - 0.5))
+        return math.sqrt(2.0 * queue * (alone_s + often * (cuts_s - alone_s)) / (rate * weight))
 
     def _slack_s(self, moment: _Moment) -> float:
         """Seconds for which the waiting short prompts can still wait, those aside that are late anyway."""
@@ -267,8 +299,11 @@ class Laps:
         after_s = moment.now_s + SAFETY * (chunk_s + short_s) + settings.deadline_margin_s
         if any(self._due_s(prompt) < after_s for prompt in moment.shorts):
             return True
-        # Smith's rule for the two batches: each delays the prompts of the other lane by its own time.
-        return len(moment.shorts) * self._short_weight(moment) * chunk_s >= len(moment.longs) * short_s
+        # As in renting skis: gather until the waits, by the end of the chunk, equal what a batch costs the
+        # long prompts, each of which it delays by its own time. That is at most twice the least possible.
+        chunk_end_s = moment.now_s + chunk_s
+        waits_s = sum(chunk_end_s - prompt.arrival_s for prompt in moment.shorts)
+        return self._short_weight(moment) * waits_s >= len(moment.longs) * short_s
 
     def _short_weight(self, moment: _Moment) -> float:
         """What a second of a short prompt's wait counts against one of a long prompt's.
@@ -278,10 +313,8 @@ class Laps:
         """
         settings = self.settings
         oldest = min(moment.longs, key=lambda prompt: prompt.arrival_s)
-        budget_s = settings.long_budget_s
-        if oldest.deadline_s is not None:
-            budget_s = max(oldest.deadline_s - oldest.arrival_s, 1e-9)
-        left = max(0.0, 1.0 - (moment.now_s - oldest.arrival_s) / max(budget_s, 1e-9))
+        budget_s = max(self._long_budget_s(oldest), 1e-9)
+        left = max(0.0, 1.0 - (moment.now_s - oldest.arrival_s) / budget_s)
         return max(settings.short_weight, settings.fresh_weight * left**WEIGHT_POWER)
 
     def _short_runs_allowed(self, moment: _Moment) -> int:

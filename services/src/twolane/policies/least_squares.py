@@ -6,6 +6,7 @@ proportion and a step of 5 ms is fitted as well as one of 500 ms; old samples fa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -56,11 +57,13 @@ class StepFit:
         coefficients: one per feature, each at least 0.
         light: sums over light steps.
         heavy: sums over heavy steps.
+        heavy_constant: the first coefficient as heavy steps alone would have it; inf until it is known.
     """
 
     coefficients: Vector
     light: NormalEquations
     heavy: NormalEquations
+    heavy_constant: float = math.inf
 
     @classmethod
     def start(cls, coefficients: Sequence[float]) -> StepFit:
@@ -91,7 +94,10 @@ class StepFit:
             for row in range(size)
         ]
         moment = [self.light.moment[row] + self.heavy.moment[row] for row in range(size)]
-        return replace(self, coefficients=solve_non_negative(gram, moment))
+        constant = math.inf
+        if self.heavy.samples >= SOLVE_EVERY:
+            constant = solve_non_negative(self.heavy.gram, self.heavy.moment)[0]
+        return replace(self, coefficients=solve_non_negative(gram, moment), heavy_constant=constant)
 
 
 def solve_non_negative(gram: Sequence[Sequence[float]], moment: Sequence[float]) -> Vector:

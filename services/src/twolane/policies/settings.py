@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 
 from twolane.core.errors import ConfigError
 
-
 # Settings without a unit that may be 0.
 FROM_ZERO = ("size_share", "late_share", "short_weight", "fresh_weight")
 
@@ -68,9 +67,9 @@ class PrefillSettings:
     short_budget_s: float = 0.4
     long_budget_s: float = 2.0
     deadline_margin_s: float = 0.005
-    size_share: float = 0.6
-    late_share: float = 0.3
-    short_weight: float = 0.05
+    size_share: float = 0.4
+    late_share: float = 0.15
+    short_weight: float = 0.02
     fresh_weight: float = 0.4
     priority_s: float = 1.0
     adaptive_wait: bool = True
