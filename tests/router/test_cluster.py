@@ -199,3 +199,18 @@ async def test_probes_and_metrics(cluster: ScriptedCluster, http: aiohttp.Client
     assert f"twolane_router_inter_token_latency_seconds_count {tokens - 1}.0" in text
     assert f"twolane_router_output_tokens_sum {tokens}.0" in text
     assert "d0" not in text
+
+
+async def test_a_worker_of_an_unknown_kind_is_refused_and_the_others_serve(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession
+) -> None:
+    """A newer version's role must not harm the picture of the rest."""
+    await cluster.add_mixed()
+    strange = cluster.workers["m0"].info()
+    strange.worker_id, strange.role = "x0", types_pb2.Role.ValueType(9)
+    cluster.broker.publish(broker_pb2.ClusterEvent(workers=[strange]))
+    cluster.broker.publish(broker_pb2.ClusterEvent(gone=["m0"]))
+    await cluster.until(lambda: "role 9 is unknown" in (cluster.app.not_ready() or ""))
+    cluster.broker.publish(broker_pb2.ClusterEvent(workers=[cluster.workers["m0"].info()]))
+    await cluster.until(lambda: cluster.app.not_ready() is None)
+    assert await ask(http) == ANSWER

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import grpc.aio
 
-from twolane.core.errors import Incompatible, TwolaneError, Unavailable
+from twolane.core.errors import Incompatible, Internal, InvalidRequest, TwolaneError, Unavailable
 from twolane.core.model import ModelFingerprint
 from twolane.core.request import Role
 from twolane.router.prefix_index import PrefixIndex
@@ -23,7 +23,7 @@ from twolane.router.sessions import FIRST_PAUSE_S, LONGEST_PAUSE_S, WorkerSessio
 from twolane.rpc.channel import open_channel
 from twolane.rpc.convert import fingerprint_from_proto
 from twolane.rpc.errors import to_twolane_error
-from twolane.rpc.words import role_from_proto
+from twolane.rpc.words import lane_from_proto, role_from_proto
 from twolane.v1 import broker_pb2, broker_pb2_grpc, worker_pb2
 
 log = logging.getLogger(__name__)
@@ -129,8 +129,10 @@ class Cluster:
         refused_before = self._refused.get(info.worker_id)
         self._remove(info.worker_id)
         try:
+            role_from_proto(info.role)
+            lane_from_proto(info.lane)
             self._check(fingerprint_from_proto(info.fingerprint))
-        except Incompatible as error:
+        except (Incompatible, InvalidRequest) as error:
             self._refused[info.worker_id] = error.message
             self._refused_infos[info.worker_id] = info
             if error.message != refused_before:
@@ -200,5 +202,8 @@ class Cluster:
             return Unavailable("the broker closed the watch")
         except grpc.aio.AioRpcError as error:
             return to_twolane_error(error)
+        except Exception:
+            log.exception("the watch failed")
+            return Internal("the watch of the broker failed; the log says why")
         finally:
             await channel.close()

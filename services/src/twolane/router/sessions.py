@@ -166,6 +166,9 @@ class WorkerSession:
             return WorkerLost(f"worker {self.worker_id} did not answer within {WELCOME_TIMEOUT_S:g} s")
         except TwolaneError as error:
             return error
+        except Exception:
+            log.exception("a session failed", extra={"worker_id": self.worker_id})
+            return Internal(f"the session with worker {self.worker_id} failed; the log says why")
         except asyncio.CancelledError:
             self._disconnect(WorkerLost(f"the session with worker {self.worker_id} was closed"))
             raise
