@@ -46,6 +46,8 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT_PATH, {"messages": [USER | {"tool_calls": [{}]}]}, 400, "messages[0].tool_calls"),
     (CHAT_PATH, {"messages": [USER | {"mood": "bad"}]}, 400, "messages[0].mood"),
     (CHAT_PATH, chat(nonsense=1), 400, "nonsense"),
+    (CHAT_PATH, chat(**{"x" * 100_000: 1}), 400, "x" * 100),
+    (CHAT_PATH, {"messages": [USER | {"y" * 100_000: 1}]}, 400, "messages[0]." + "y" * 100),
     (CHAT_PATH, chat(max_tokens=-1), 400, "max_tokens"),
     (CHAT_PATH, chat(max_tokens=0), 400, "max_tokens"),
     (CHAT_PATH, chat(max_completion_tokens=513), 400, "max_completion_tokens"),

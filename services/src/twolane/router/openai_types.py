@@ -18,6 +18,7 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1000
 MAX_SALT_CHARS = 256
+MAX_PARAM_CHARS = 100
 
 # Accepted and ignored.
 _HARMLESS = frozenset(
@@ -200,4 +201,5 @@ def _path(location: tuple[int | str, ...]) -> str:
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
+    # A name of a megabyte need not come back.
+    return path[:MAX_PARAM_CHARS]

@@ -21,6 +21,8 @@ _EMPTY_FIELDS = frozenset(
     {"tool_calls", "function_call", "tool_call_id", "refusal", "audio", "annotations", "reasoning_content"}
 )
 
+_MAX_NAME_CHARS = 100
+
 Message = dict[str, str]
 
 
@@ -104,7 +106,8 @@ def read_messages(value: Any) -> list[Message]:
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
         raise InvalidRequest(f"{where} must be an object with role and content", param=where)
-    for name, value in item.items():
+    for full_name, value in item.items():
+        name = full_name[:_MAX_NAME_CHARS]
         if name in ("role", "content", "name"):
             continue
         if name not in _EMPTY_FIELDS:
