@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.transfer.test_transports import PAGE_BYTES, filled_store
 from twolane.core.errors import TwolaneError
 from twolane.transfer.landing import ExpectedPages, Landing
+from twolane.transfer.metrics import TransferMetrics
+from twolane.transfer.page_store import Layers
 from twolane.transfer.transports import codecs
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1 import types_pb2
@@ -21,20 +24,23 @@ class Owner:
         self.store = filled_store(1)
         self.handovers: list[tuple[str, list[int]]] = []
         self.aborts: list[tuple[str, TwolaneError]] = []
-        self.bytes = 0
+        self.registry = CollectorRegistry()
         self.landing = Landing(
             self.store,
-            codecs(self.store, 1),
+            codecs(self.store),
             lambda: self.now_s,
             lambda request_id, tokens: self.handovers.append((request_id, tokens)),
             lambda request_id, error: self.aborts.append((request_id, error)),
-            self._count,
+            TransferMetrics(self.registry),
         )
         lease = pb.Lease(lease_id="l", request_id="r", fence=5, ttl_ms=1000, transport=pb.TRANSPORT_GRPC)
         self.landing.expect(ExpectedPages(lease, (2, 3), 30, expires_s=1.0))
 
-    def _count(self, n_bytes: int) -> None:
-        self.bytes += n_bytes
+    @property
+    def bytes(self) -> float:
+        """Bytes that landed, by the metrics."""
+        name = "twolane_worker_landed_bytes_total"
+        return self.registry.get_sample_value(name, {"transport": "grpc"}) or 0.0
 
     def push(self, push: pb.PagePush) -> str:
         """Applies a push and returns the code of the answer."""
@@ -44,8 +50,8 @@ class Owner:
 def run_push(page_ids: list[int], *, lease_id: str = "l", fence: int = 5) -> pb.PagePush:
     """A push of random pages."""
     writer = filled_store(9)
-    (run,) = codecs(writer, 1)[pb.TRANSPORT_GRPC].pack(list(range(len(page_ids))), page_ids)
-    return pb.PagePush(lease_id=lease_id, fence=fence, run=run)
+    (packed,) = codecs(writer)[pb.TRANSPORT_GRPC].pack(list(range(len(page_ids))), page_ids, Layers(0, 1))
+    return pb.PagePush(lease_id=lease_id, fence=fence, run=packed.run)
 
 
 def handover_push(prompt_tokens: int = 30) -> pb.PagePush:

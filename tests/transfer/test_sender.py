@@ -14,6 +14,7 @@ from tests.transfer.test_transports import filled_store
 from twolane.core.errors import Cancelled, TwolaneError
 from twolane.transfer.landing import ExpectedPages, Landing
 from twolane.transfer.sender import Sender
+from twolane.transfer.stream_server import StreamServer
 from twolane.transfer.transports import codecs
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1 import transfer_pb2_grpc
@@ -22,6 +23,7 @@ PAGE_TOKENS = 4
 PROMPT_TOKENS = 10
 SOURCE, TARGET = [5, 1, 3], (0, 7, 2)
 DEADLINE_S = 10.0
+TRANSPORTS = [pb.TRANSPORT_GRPC, pb.TRANSPORT_TCP, pb.TRANSPORT_SHARED_MEMORY]
 
 
 class Owner(transfer_pb2_grpc.PageTransferServicer):
@@ -33,7 +35,7 @@ class Owner(transfer_pb2_grpc.PageTransferServicer):
         self.abort: asyncio.Future[TwolaneError] = asyncio.get_running_loop().create_future()
         self.landing = Landing(
             self.store,
-            codecs(self.store, 1),
+            codecs(self.store),
             lambda: 0.0,
             lambda _request_id, tokens: self.handover.set_result(tokens),
             lambda _request_id, error: self.abort.set_result(error),
@@ -41,6 +43,8 @@ class Owner(transfer_pb2_grpc.PageTransferServicer):
         self.server = grpc.aio.server()
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         transfer_pb2_grpc.add_PageTransferServicer_to_server(self, self.server)
+        self.streams = StreamServer(self.landing)
+        self.stream_port = 0
 
     async def Offer(self, request: pb.PageOffer, context: Any) -> pb.PageOfferAck:
         """Never called here: this side makes offers."""
@@ -59,7 +63,13 @@ class Owner(transfer_pb2_grpc.PageTransferServicer):
         page_ids = TARGET[skip_tokens // PAGE_TOKENS :]
         self.landing.expect(ExpectedPages(lease, page_ids, PROMPT_TOKENS, expires_s=60.0))
         address = f"127.0.0.1:{self.port}"
-        return pb.PageOffer(lease=lease, page_ids=page_ids, skip_tokens=skip_tokens, address=address)
+        return pb.PageOffer(
+            lease=lease,
+            page_ids=page_ids,
+            skip_tokens=skip_tokens,
+            address=address,
+            stream_address=f"127.0.0.1:{self.stream_port}",
+        )
 
 
 class Writer:
@@ -69,7 +79,8 @@ class Writer:
         self.store = filled_store(1)
         self.ended: asyncio.Future[TwolaneError | None] = asyncio.get_running_loop().create_future()
         self.sender = Sender(
-            codecs(self.store, 1),
+            self.store,
+            codecs(self.store),
             PAGE_TOKENS,
             lambda: 0.0,
             lambda _request_id: self.ended.set_result(None),
@@ -88,7 +99,9 @@ async def owner() -> AsyncIterator[Owner]:
     """A listening owner."""
     made = Owner()
     await made.server.start()
+    made.stream_port = await made.streams.start("127.0.0.1", 0)
     yield made
+    await made.streams.stop()
     await made.server.stop(0)
 
 
@@ -100,7 +113,7 @@ async def writer() -> AsyncIterator[Writer]:
     await made.sender.close()
 
 
-@pytest.mark.parametrize("transport", [pb.TRANSPORT_GRPC, pb.TRANSPORT_SHARED_MEMORY])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("order", ["offer before request", "offer before pages", "offer last"])
 @pytest.mark.parametrize("skip_tokens", [0, PAGE_TOKENS])
 async def test_pages_land_whatever_comes_first(

@@ -13,6 +13,8 @@ from tests.worker.stack import Pair, RunningWorker, until
 from tests.worker.test_mixed import GREEDY, prompts
 from twolane.core.errors import Incompatible
 from twolane.core.request import FinishReason, Phase, SamplingParams
+from twolane.transfer.transports import InlineCodec
+from twolane.v1 import transfer_pb2
 
 
 async def test_greedy_answers_equal_transformers(new_pair: Callable[..., Any], oracle: Oracle) -> None:
@@ -55,7 +57,7 @@ async def test_only_pages_the_decode_worker_lacks_travel(
 ) -> None:
     """The second turn sends its own tail, not the conversation."""
     pair: Pair = await new_pair()
-    landed = pair.decode.process._metrics.landed_bytes
+    landed = pair.decode.process._transfers.landed_bytes.labels("shared_memory")
     tokens = list(range(10, 50))
     first, second = await pair.ask("one", tokens)
     await until(lambda: second.over)
@@ -82,19 +84,25 @@ async def test_an_answer_of_one_token_needs_no_transfer(new_pair: Callable[..., 
     assert second.events == []
 
 
-@pytest.mark.parametrize("transport_host", ["same host", "other host"])
-async def test_bytes_travel_by_shared_memory_or_by_grpc(
-    new_pair: Callable[..., Any], oracle: Oracle, transport_host: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("transport", ["shared_memory", "tcp", "grpc"])
+async def test_bytes_travel_by_the_transport_that_both_have(
+    new_pair: Callable[..., Any], oracle: Oracle, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers that can't share memory send the same pages inside messages."""
-    if transport_host == "other host":
+    """Workers that can't share memory send the same pages by a stream, or inside messages."""
+    if transport != "shared_memory":
         names = iter(f"host-{index}" for index in range(10_000))
         monkeypatch.setattr("twolane.worker.process.host_id", lambda: next(names))
+    if transport == "grpc":
+        monkeypatch.setattr(
+            "twolane.worker.process.codecs", lambda store: {transfer_pb2.TRANSPORT_GRPC: InlineCodec(store)}
+        )
     pair: Pair = await new_pair()
     tokens = prompts(1, seed=6)[0]
     first, second = await pair.ask("r", tokens)
     await until(lambda: second.over)
     assert first.tokens + second.tokens == oracle.answer(tokens, 12)
+    for side, name in ((pair.decode, "landed_bytes"), (pair.prefill, "transfer_bytes")):
+        assert getattr(side.process._transfers, name).labels(transport)._value.get() > 0
 
 
 @pytest.mark.parametrize("when", ["waiting for pages", "before the handover", "decoding"])

@@ -1,20 +1,21 @@
 """The owner's side of a transfer: decides which pushes may touch this worker's pages.
 
-The decode worker opens a landing for every lease it was granted; the PageTransfer service hands it each
-push that comes in. Nothing is written before lease, fence and expiry have been checked.
+The decode worker opens a landing for every lease it was granted; the PageTransfer service and the stream
+server hand it each push that comes in. Nothing is written before lease, fence and expiry have been checked.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from twolane.core.clock import Clock
-from twolane.core.errors import LeaseInvalid, TwolaneError, error_from_code
-from twolane.transfer.page_store import PageStore
-from twolane.transfer.transports import TransportCodec
+from twolane.core.errors import Incompatible, LeaseInvalid, TwolaneError, error_from_code
+from twolane.transfer.metrics import TransferMetrics
+from twolane.transfer.page_store import PageMemory
+from twolane.transfer.receiving import Receiving
+from twolane.transfer.transports import TransportCodec, layers_of, run_bytes
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1 import types_pb2, worker_pb2
 
@@ -28,17 +29,30 @@ class ExpectedPages:
         page_ids: this worker's pages, in prompt order.
         prompt_tokens: length of the prompt that the handover must confirm.
         expires_s: when the lease ends unless renewed, on the landing's clock.
-        missing: pages not landed yet.
+        missing: pages not landed yet, each with a bit for every layer that has (and zero for one of which
+            nothing has).
     """
 
     lease: pb.Lease
     page_ids: tuple[int, ...]
     prompt_tokens: int
     expires_s: float
-    missing: set[int] = field(init=False)
+    missing: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.missing = set(self.page_ids)
+        self.missing = dict.fromkeys(self.page_ids, 0)
+
+    def landed(self, run: pb.PageRun, n_layers: int) -> None:
+        """Notes that a run's layers of its pages are there."""
+        part = ((1 << run.n_layers) - 1) << run.first_layer
+        for page_id in run.page_ids:
+            have = self.missing.get(page_id)
+            if have is None:
+                continue
+            if have | part == (1 << n_layers) - 1:
+                del self.missing[page_id]
+            else:
+                self.missing[page_id] = have | part
 
 
 def lease_entry(lease: pb.Lease, n_pages: int, *, owner: bool) -> worker_pb2.LeaseEntry:
@@ -62,17 +76,17 @@ class Landing:
         now: clock for expiry.
         on_handover: called with (request_id, generated tokens) when a prompt is complete.
         on_abort: called with (request_id, error) when the writer gave up.
-        on_bytes: called with the bytes of each run that landed.
+        metrics: counts what lands and what is refused; None: nobody counts.
     """
 
     def __init__(
         self,
-        store: PageStore,
+        store: PageMemory,
         codecs: Mapping[pb.Transport.ValueType, TransportCodec],
         now: Clock,
         on_handover: Callable[[str, list[int]], None],
         on_abort: Callable[[str, TwolaneError], None],
-        on_bytes: Callable[[int], None] = lambda _bytes: None,
+        metrics: TransferMetrics | None = None,
     ) -> None:
         self._store = store
         self._codecs = codecs
@@ -80,7 +94,7 @@ class Landing:
         self._on_handover = on_handover
         self._on_abort = on_abort
         self._expected: dict[str, ExpectedPages] = {}
-        self._on_bytes = on_bytes
+        self._metrics = metrics
 
     def expect(self, expected: ExpectedPages) -> None:
         """Opens pages for the lease's writer."""
@@ -89,6 +103,13 @@ class Landing:
     def close(self, lease_id: str) -> bool:
         """Ends a lease here: later pushes under it are refused. Returns whether it was open."""
         return self._expected.pop(lease_id, None) is not None
+
+    def end(self, lease_id: str) -> bool:
+        """Closes a lease that must end before its transfer has; returns whether it was open."""
+        expected = self._expected.get(lease_id)
+        if expected is not None and self._metrics is not None:
+            self._metrics.lease_expired(expected.lease.transport)
+        return self.close(lease_id)
 
     def renew(self, lease_id: str, expires_s: float) -> None:
         """Moves the expiry of an open lease."""
@@ -115,9 +136,36 @@ class Landing:
         try:
             self._apply(push)
         except TwolaneError as error:
-            reason = types_pb2.Error(code=error.code, message=error.message)
-            return pb.PagePushAck(lease_id=push.lease_id, error=reason)
+            return self.refuse(push, error)
         return pb.PagePushAck(lease_id=push.lease_id)
+
+    def begin(self, push: pb.PagePush) -> Receiving:
+        """Where the bytes go that follow a run on a stream.
+
+        Raises:
+            LeaseInvalid, Incompatible: nowhere: the push is refused; its bytes must be read past.
+        """
+        expected, run = self._checked(push), push.run
+        self._check_run(expected, run)
+        layers, due = layers_of(self._store, run), run_bytes(self._store, run)
+        if expected.lease.transport != pb.TRANSPORT_TCP or run.stream_bytes != due:
+            raise Incompatible(f"expected {due} bytes on the stream, got {run.stream_bytes}")
+        buffers = self._store.target(run.page_ids, layers)
+
+        def done(seconds: float) -> None:
+            self._store.landed(run.page_ids, layers, buffers)
+            self._landed(expected, run, seconds)
+
+        return Receiving(
+            buffers, run.checksum, lambda: self._expected.get(push.lease_id) is expected, done, time.monotonic
+        )
+
+    def refuse(self, push: pb.PagePush, error: TwolaneError) -> pb.PagePushAck:
+        """The answer to a push of which nothing was kept."""
+        if self._metrics is not None:
+            self._metrics.refused.labels(error.code).inc()
+        reason = types_pb2.Error(code=error.code, message=error.message)
+        return pb.PagePushAck(lease_id=push.lease_id, error=reason)
 
     def _apply(self, push: pb.PagePush) -> None:
         expected = self._checked(push)
@@ -140,18 +188,29 @@ class Landing:
         if push.fence != expected.lease.fence:
             raise LeaseInvalid(f"fence {push.fence} is not that of the lease ({expected.lease.fence})")
         if self._now() >= expected.expires_s:
+            if self._metrics is not None:
+                self._metrics.lease_expired(expected.lease.transport)
             raise LeaseInvalid(f"lease {push.lease_id} has expired")
         return expected
 
-    def _land(self, expected: ExpectedPages, run: pb.PageRun) -> None:
+    def _check_run(self, expected: ExpectedPages, run: pb.PageRun) -> None:
         if not set(run.page_ids) <= set(expected.page_ids):
             raise LeaseInvalid("the run names pages that the lease does not cover")
+        layers_of(self._store, run)
+
+    def _land(self, expected: ExpectedPages, run: pb.PageRun) -> None:
+        self._check_run(expected, run)
         codec = self._codecs.get(expected.lease.transport)
         if codec is None:
             raise LeaseInvalid(f"transport {expected.lease.transport} is not available here")
-        self._store.pages[np.asarray(run.page_ids, dtype=np.int64)] = codec.unpack(run)
-        expected.missing.difference_update(run.page_ids)
-        self._on_bytes(len(run.page_ids) * self._store.page_bytes)
+        began_s = time.monotonic()
+        codec.land(run)
+        self._landed(expected, run, time.monotonic() - began_s)
+
+    def _landed(self, expected: ExpectedPages, run: pb.PageRun, seconds: float) -> None:
+        expected.landed(run, self._store.n_layers)
+        if self._metrics is not None:
+            self._metrics.landed(expected.lease.transport, run_bytes(self._store, run), seconds)
 
     def _hand_over(self, expected: ExpectedPages, handover: pb.Handover) -> None:
         if expected.missing:

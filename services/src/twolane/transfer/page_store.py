@@ -10,7 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +22,44 @@ import numpy.typing as npt
 from twolane.core.errors import Incompatible
 
 PageBytes = npt.NDArray[np.uint8]
+
+# Segments of this process: workers that share it read each other's pages without a mapping.
+_HERE: weakref.WeakValueDictionary[str, PageStore] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A range of layers; a page's bytes for it lie side by side."""
+
+    first: int
+    count: int
+
+
+class PageMemory(Protocol):
+    """A worker's pages, wherever they lie, as the transports see them.
+
+    Attributes:
+        n_layers: layers of a page.
+    """
+
+    n_layers: int
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page."""
+        ...
+
+    def source(self, page_ids: Sequence[int], layers: Layers) -> list[memoryview]:
+        """The bytes of pages in the order given, to be read until the caller drops them."""
+        ...
+
+    def target(self, page_ids: Sequence[int], layers: Layers) -> list[memoryview]:
+        """Buffers to fill with the bytes of pages in the order given; `landed` completes them."""
+        ...
+
+    def landed(self, page_ids: Sequence[int], layers: Layers, buffers: Sequence[memoryview]) -> None:
+        """The buffers of `target` are full: their bytes are the pages' from now on."""
+        ...
 
 
 class PageStore:
@@ -31,6 +73,7 @@ class PageStore:
         self._map: mmap.mmap | None = None
         self.pages: PageBytes = np.empty((0, 0), dtype=np.uint8)
         self.segment = ""
+        self.n_layers = 1
 
     def allocate(self, size_bytes: int) -> memoryview:
         """Reserves the pool's memory; called once, by the engine while it loads."""
@@ -38,18 +81,41 @@ class PageStore:
         os.ftruncate(self._fd, size_bytes)
         self._map = mmap.mmap(self._fd, size_bytes)
         self.segment = f"{os.getpid()}:{self._fd}:{secrets.token_hex(8)}"
+        _HERE[self.segment] = self
         return memoryview(self._map)
 
-    def divide(self, n_pages: int) -> None:
-        """Tells how many pages the memory holds, once the engine has fixed their size."""
+    def divide(self, n_pages: int, n_layers: int = 1) -> None:
+        """Tells how many pages of how many layers the memory holds, once the engine has fixed it."""
         if self._map is None:
             raise Incompatible("the page store has no memory yet; allocate it before dividing it")
         self.pages = np.frombuffer(self._map, dtype=np.uint8).reshape(n_pages, -1)
+        self.n_layers = n_layers
 
     @property
     def page_bytes(self) -> int:
         """Bytes of one page."""
         return int(self.pages.shape[1])
+
+    def columns(self, layers: Layers) -> slice:
+        """Where the layers lie within each page."""
+        size = self.page_bytes // self.n_layers
+        return slice(layers.first * size, (layers.first + layers.count) * size)
+
+    def source(self, page_ids: Sequence[int], layers: Layers) -> list[memoryview]:
+        """See PageMemory: views of the pages, neighbours joined."""
+        if layers.count == self.n_layers:
+            flat, size = self.pages.reshape(-1), self.page_bytes
+            spans = joined(page_ids, page_ids)
+            return [flat[first * size : (first + n) * size].data for first, _same, n in spans]
+        columns = self.columns(layers)
+        return [self.pages[page_id, columns].data for page_id in page_ids]
+
+    def target(self, page_ids: Sequence[int], layers: Layers) -> list[memoryview]:
+        """See PageMemory: views of the pages, so that what arrives is where it belongs."""
+        return self.source(page_ids, layers)
+
+    def landed(self, page_ids: Sequence[int], layers: Layers, buffers: Sequence[memoryview]) -> None:
+        """See PageMemory: nothing is left to do."""
 
     def close(self) -> None:
         """Lets go of the descriptor; the mapping goes with the last view of it."""
@@ -72,12 +138,28 @@ class PeerSegments:
                 its process has ended.
         """
         if segment not in self._open:
-            self._open[segment] = _map_segment(segment)
+            here = _HERE.get(segment)
+            self._open[segment] = _map_segment(segment) if here is None else here.pages.reshape(-1)
         return self._open[segment]
 
     def forget(self, segment: str) -> None:
         """Closes a segment; unknown ones are ignored."""
         self._open.pop(segment, None)
+
+
+def joined(first_ids: Sequence[int], second_ids: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Pairs of page numbers as (first, second, length) runs in which both grow by one."""
+    start = 0
+    for end in range(1, len(first_ids) + 1):
+        length = end - start
+        follows = (
+            end < len(first_ids)
+            and first_ids[end] == first_ids[start] + length
+            and second_ids[end] == second_ids[start] + length
+        )
+        if not follows:
+            yield first_ids[start], second_ids[start], length
+            start = end
 
 
 def _map_segment(segment: str) -> PageBytes:

@@ -1,6 +1,6 @@
 """One stream of pushes to one peer: messages of all requests, answered in order.
 
-The sender keeps one per peer. Runs are packed only when the stream can take them, so that a slow
+The sender keeps one per peer and kind. Runs are packed only when the stream can take them, so that a slow
 peer holds back the sender and not its memory.
 """
 
@@ -8,66 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 
-from twolane.core.errors import TwolaneError, WorkerLost, error_from_code
+from twolane.core.errors import Internal, TwolaneError, WorkerLost
 from twolane.rpc.channel import open_channel, to_twolane_error
+from twolane.transfer.delivery import Delivery, Outbound
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1.transfer_pb2_grpc import PageTransferStub
 
-# Called once per delivery: None when everything landed, else why not.
-Done = Callable[[TwolaneError | None], None]
 
-
-class Delivery:
-    """A sequence of pushes that ends with one call of `done`."""
-
-    def __init__(self, pushes: Iterator[pb.PagePush], done: Done) -> None:
-        self.pushes = pushes
-        self._done = done
-        self._unanswered = 0
-        self._all_sent = False
-        self.ended = False
-
-    def sent(self) -> None:
-        """Counts a push that is on its way."""
-        self._unanswered += 1
-
-    def all_sent(self) -> None:
-        """No further push follows."""
-        self._all_sent = True
-        self._end_if_answered()
-
-    def answered(self, ack: pb.PagePushAck) -> None:
-        """Takes the peer's answer to the oldest unanswered push."""
-        self._unanswered -= 1
-        if ack.error.code:
-            self.fail(error_from_code(ack.error.code, ack.error.message))
-        self._end_if_answered()
-
-    def fail(self, error: TwolaneError) -> None:
-        """Ends the delivery once, with an error."""
-        if not self.ended:
-            self.ended = True
-            self._done(error)
-
-    def _end_if_answered(self) -> None:
-        if self._all_sent and self._unanswered == 0 and not self.ended:
-            self.ended = True
-            self._done(None)
-
-
-class PushStream:
+class PushStream(ABC):
     """The stream to one peer; opens itself with its creation and ends when the peer is lost."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.lost = False
-        self._channel = open_channel(address)
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
         self._unfinished: set[Delivery] = set()
         # One entry per push that waits for its answer, in the order written.
@@ -88,38 +47,82 @@ class PushStream:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
+    @abstractmethod
+    async def _open(self) -> None:
+        """Connects."""
+
+    @abstractmethod
+    async def _send(self, outbound: Outbound) -> None:
+        """Sends one push and its bytes; waits while the peer can't take them."""
+
+    @abstractmethod
+    async def _receive(self) -> pb.PagePushAck | None:
+        """The next answer; None when the peer has closed the stream."""
+
+    @abstractmethod
+    async def _shut(self) -> None:
+        """Lets go of the connection."""
+
     async def _run(self) -> None:
-        call: Any = PageTransferStub(self._channel).Push()
-        tasks = {asyncio.create_task(self._read(call)), asyncio.create_task(self._write(call))}
         reason: TwolaneError = WorkerLost(f"the worker at {self.address} closed the page stream")
+        tasks: set[asyncio.Task[None]] = set()
         try:
+            await self._open()
+            tasks = {asyncio.create_task(self._read()), asyncio.create_task(self._write())}
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for error in (task.exception() for task in done):
-                if isinstance(error, grpc.RpcError):
-                    reason = to_twolane_error(error)
-                elif error is not None:
-                    raise error
+            for task in done:
+                task.result()
+        except grpc.RpcError as error:
+            reason = to_twolane_error(error)
+        except OSError as error:
+            reason = WorkerLost(f"the page stream to {self.address} broke: {error.strerror or error}")
+        except Exception as error:
+            reason = Internal(f"sending pages to {self.address} failed: {error!r}")
+            raise
         finally:
             self.lost = True
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            call.cancel()
             for delivery in self._unfinished:
                 delivery.fail(reason)
-            await self._channel.close()
+            await self._shut()
 
-    async def _write(self, call: Any) -> None:
+    async def _write(self) -> None:
         while True:
             delivery = await self._queue.get()
-            for push in delivery.pushes:
+            for outbound in delivery.pushes:
                 if delivery.ended:
                     break
                 delivery.sent()
                 self._unanswered.append(delivery)
-                await call.write(push)
+                await self._send(outbound)
             delivery.all_sent()
 
-    async def _read(self, call: Any) -> None:
-        async for ack in call:
+    async def _read(self) -> None:
+        while (ack := await self._receive()) is not None:
             self._unanswered.popleft().answered(ack)
+
+
+class GrpcStream(PushStream):
+    """Pushes as messages of the PageTransfer service."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = open_channel(address)
+        self._call: Any = None
+        super().__init__(address)
+
+    async def _open(self) -> None:
+        self._call = PageTransferStub(self._channel).Push()
+
+    async def _send(self, outbound: Outbound) -> None:
+        await self._call.write(outbound.push)
+
+    async def _receive(self) -> pb.PagePushAck | None:
+        ack = await self._call.read()
+        return None if ack is grpc.aio.EOF else ack
+
+    async def _shut(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+        await self._channel.close()

@@ -7,12 +7,16 @@ complete; the offer with the lease comes from the decode worker, earlier or late
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from twolane.core.clock import Clock
 from twolane.core.errors import Incompatible, TwolaneError
+from twolane.transfer.delivery import Delivery, Outbound
 from twolane.transfer.landing import lease_entry
-from twolane.transfer.push_stream import Delivery, PushStream
+from twolane.transfer.metrics import TransferMetrics, transport_name
+from twolane.transfer.outgoing import Outgoing, Portion
+from twolane.transfer.page_store import PageMemory
+from twolane.transfer.push_stream import GrpcStream, PushStream
+from twolane.transfer.tcp_stream import TcpStream
 from twolane.transfer.transports import TransportCodec
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1 import types_pb2, worker_pb2
@@ -21,48 +25,31 @@ Landed = Callable[[str], None]
 Failed = Callable[[str, TwolaneError], None]
 
 
-@dataclass
-class Outgoing:
-    """One prompt's pages on their way.
-
-    Attributes:
-        request_id: the request.
-        page_tokens: tokens of a page.
-        page_ids: this worker's pages in prompt order; set when prefill starts.
-        ready_pages: leading pages that are computed.
-        sent_pages: leading pages that were queued for sending or skipped.
-        offer: where they go; None until the decode worker's offer is there.
-        handover: generated tokens and prompt length, once the prompt is complete.
-    """
-
-    request_id: str
-    page_tokens: int
-    page_ids: Sequence[int] = ()
-    ready_pages: int = 0
-    sent_pages: int = 0
-    offer: pb.PageOffer | None = None
-    handover: pb.Handover | None = None
-
-
 class Sender:
     """All transfers that leave this worker.
 
     Args:
+        store: this worker's pages.
         codecs: transports by number.
         page_tokens: tokens of a page.
-        now: clock for offers that nobody claims.
+        now: clock for offers that nobody claims and for transfer times.
         on_landed: called with the request's id when everything has landed at the peer.
         on_failed: called with the request's id and why its transfer ended.
+
+    Attributes:
+        metrics: counts what was sent; None: nobody counts.
     """
 
     def __init__(
         self,
+        store: PageMemory,
         codecs: Mapping[pb.Transport.ValueType, TransportCodec],
         page_tokens: int,
         now: Clock,
         on_landed: Landed,
         on_failed: Failed,
     ) -> None:
+        self._store = store
         self._codecs = codecs
         self._page_tokens = page_tokens
         self._now = now
@@ -71,6 +58,7 @@ class Sender:
         self._outgoing: dict[str, Outgoing] = {}
         self._unclaimed: dict[str, tuple[float, pb.PageOffer]] = {}
         self._streams: dict[str, PushStream] = {}
+        self.metrics: TransferMetrics | None = None
 
     def offer(self, offer: pb.PageOffer) -> None:
         """Takes the decode worker's offer; one whose request is not here yet waits until its lease ends."""
@@ -84,7 +72,7 @@ class Sender:
 
     def open(self, request_id: str) -> None:
         """A request whose pages will have to be sent is here."""
-        outgoing = self._outgoing[request_id] = Outgoing(request_id, self._page_tokens)
+        outgoing = self._outgoing[request_id] = Outgoing(request_id, self._page_tokens, self._store.n_layers)
         if (waiting := self._unclaimed.pop(request_id, None)) is not None:
             self._start(outgoing, waiting[1])
 
@@ -94,6 +82,21 @@ class Sender:
             outgoing.page_ids = page_ids
             outgoing.ready_pages = computed_tokens // self._page_tokens
             self._pump(outgoing)
+
+    def advance_layers(
+        self, request_id: str, page_ids: Sequence[int], computed_tokens: int, layers: int
+    ) -> None:
+        """The running step has computed so many leading layers of these tokens; their full pages go ahead.
+
+        Unknown requests and those without an offer are ignored: `advance` sends everything later.
+        """
+        outgoing = self._outgoing.get(request_id)
+        if outgoing is None or outgoing.offer is None or layers >= self._store.n_layers:
+            return
+        outgoing.page_ids = page_ids
+        portions = list(outgoing.take_ahead(computed_tokens // self._page_tokens, layers))
+        if portions:
+            self._deliver(outgoing, outgoing.offer, portions, None)
 
     def complete(self, request_id: str, prompt_tokens: int, generated: Sequence[int]) -> None:
         """The prompt is computed: its last page may go too, then the handover."""
@@ -106,12 +109,15 @@ class Sender:
         """Ends a transfer from this side; with an error, the peer that made an offer is told."""
         outgoing = self._outgoing.pop(request_id, None)
         waiting = self._unclaimed.pop(request_id, None)
+        for delivery in outgoing.deliveries if outgoing is not None else ():
+            # The pages may hold something else from now on.
+            delivery.drop()
         offer = outgoing.offer if outgoing is not None else waiting[1] if waiting is not None else None
         if offer is None or error is None:
             return
         push = pb.PagePush(lease_id=offer.lease.lease_id, fence=offer.lease.fence)
         push.abort.CopyFrom(types_pb2.Error(code=error.code, message=error.message))
-        self._stream(offer.address).deliver(Delivery(iter([push]), lambda _error: None))
+        self._stream(offer).deliver(Delivery(iter([Outbound(push)]), lambda _error: None))
 
     def lease_ids(self) -> list[str]:
         """Leases that this worker writes under."""
@@ -127,14 +133,19 @@ class Sender:
             if offer is not None
         ]
 
+    def pinned_pages(self) -> int:
+        """Computed pages that are kept only until they have landed at their peers."""
+        return sum(outgoing.pinned_pages for outgoing in self._outgoing.values())
+
     async def close(self) -> None:
         """Ends all streams."""
         for stream in self._streams.values():
             await stream.close()
 
     def _start(self, outgoing: Outgoing, offer: pb.PageOffer) -> None:
-        if offer.lease.transport not in self._codecs:
-            reason = f"the lease asks for transport {offer.lease.transport}, which this worker lacks"
+        transport = offer.lease.transport
+        if transport not in self._codecs:
+            reason = f"the lease asks for transport {transport_name(transport)}, which this worker lacks"
             self._finish(outgoing.request_id, Incompatible(reason))
             return
         outgoing.offer = offer
@@ -145,42 +156,59 @@ class Sender:
         offer, handover = outgoing.offer, outgoing.handover
         if offer is None or (outgoing.ready_pages <= outgoing.sent_pages and handover is None):
             return
-        first, last = outgoing.sent_pages, max(outgoing.ready_pages, outgoing.sent_pages)
-        outgoing.sent_pages = last
-        skipped = offer.skip_tokens // self._page_tokens
-        target_ids = list(offer.page_ids[first - skipped : last - skipped])
-        pushes = self._pushes(offer, outgoing.page_ids[first:last], target_ids, handover)
-        self._stream(offer.address).deliver(
-            Delivery(pushes, lambda error: self._delivered(outgoing.request_id, handover is not None, error))
+        self._deliver(outgoing, offer, list(outgoing.take_ready()), handover)
+
+    def _deliver(
+        self,
+        outgoing: Outgoing,
+        offer: pb.PageOffer,
+        portions: Sequence[Portion],
+        handover: pb.Handover | None,
+    ) -> None:
+        if outgoing.began_s is None:
+            outgoing.began_s = self._now()
+        layer_bytes = self._store.page_bytes // self._store.n_layers
+        outgoing.sent_bytes += sum(
+            len(each.source_ids) * each.layers.count * layer_bytes for each in portions
         )
+        pushes = self._pushes(offer, portions, handover)
+        request_id, last = outgoing.request_id, handover is not None
+        delivery = Delivery(pushes, lambda error: self._delivered(request_id, last, error))
+        outgoing.deliveries.append(delivery)
+        self._stream(offer).deliver(delivery)
 
     def _pushes(
-        self,
-        offer: pb.PageOffer,
-        source_ids: Sequence[int],
-        target_ids: list[int],
-        handover: pb.Handover | None,
-    ) -> Iterator[pb.PagePush]:
+        self, offer: pb.PageOffer, portions: Sequence[Portion], handover: pb.Handover | None
+    ) -> Iterator[Outbound]:
         lease = offer.lease
-        if source_ids:
-            for run in self._codecs[lease.transport].pack(source_ids, target_ids):
-                yield pb.PagePush(lease_id=lease.lease_id, fence=lease.fence, run=run)
+        codec = self._codecs[lease.transport]
+        for each in portions:
+            for packed in codec.pack(each.source_ids, each.target_ids, each.layers):
+                push = pb.PagePush(lease_id=lease.lease_id, fence=lease.fence, run=packed.run)
+                yield Outbound(push, packed.payload)
         if handover is not None:
-            yield pb.PagePush(lease_id=lease.lease_id, fence=lease.fence, handover=handover)
+            yield Outbound(pb.PagePush(lease_id=lease.lease_id, fence=lease.fence, handover=handover))
 
     def _delivered(self, request_id: str, last: bool, error: TwolaneError | None) -> None:
         if error is not None or last:
             self._finish(request_id, error)
 
     def _finish(self, request_id: str, error: TwolaneError | None) -> None:
-        if self._outgoing.pop(request_id, None) is None:
+        outgoing = self._outgoing.pop(request_id, None)
+        if outgoing is None:
             return
-        if error is None:
-            self._on_landed(request_id)
-        else:
+        if error is not None:
             self._on_failed(request_id, error)
+            return
+        if self.metrics is not None and outgoing.offer is not None and outgoing.began_s is not None:
+            seconds = self._now() - outgoing.began_s
+            self.metrics.sent(outgoing.offer.lease.transport, outgoing.sent_bytes, seconds)
+        self._on_landed(request_id)
 
-    def _stream(self, address: str) -> PushStream:
+    def _stream(self, offer: pb.PageOffer) -> PushStream:
+        by_tcp = offer.lease.transport == pb.TRANSPORT_TCP and bool(offer.stream_address)
+        address = offer.stream_address if by_tcp else offer.address
         if (stream := self._streams.get(address)) is None or stream.lost:
-            stream = self._streams[address] = PushStream(address)
+            stream = TcpStream(address) if by_tcp else GrpcStream(address)
+            self._streams[address] = stream
         return stream

@@ -38,6 +38,8 @@ class WorkerConfig(ProcessConfig):
     """gRPC port; 0 takes a free one."""
     http_port: Port = 9400
     """Port of probes and metrics; 0 takes a free one."""
+    data_port: Port = 0
+    """TCP port on which pages of other hosts come in; 0 takes a free one."""
     port_file: Path | None = None
     """File to write the bound ports to, as JSON."""
 

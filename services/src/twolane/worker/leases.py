@@ -121,7 +121,7 @@ class Leases:
         for lease in leases:
             if lease.lease_id not in ended:
                 self._landing.renew(lease.lease_id, now_s + lease.ttl_ms / 1000)
-            elif self._landing.close(lease.lease_id):
+            elif self._landing.end(lease.lease_id):
                 expired(lease.request_id)
 
     def _give_back_soon(self) -> None:

@@ -37,15 +37,6 @@ class WorkerMetrics:
             buckets=metrics.REQUEST_BUCKETS_S,
             registry=registry,
         )
-        self.transfer_seconds = Histogram(
-            "twolane_worker_transfer_seconds",
-            "From the first token to the landing of the last page at the peer.",
-            buckets=metrics.FAST_BUCKETS_S,
-            registry=registry,
-        )
-        self.landed_bytes = Counter(
-            "twolane_worker_landed_bytes_total", "Bytes of pages that landed here.", registry=registry
-        )
         self.preemptions = Counter(
             "twolane_worker_preemptions_total", "Answers computed again for want of pages.", registry=registry
         )

@@ -32,8 +32,10 @@ from twolane.rpc.words import lane_to_proto, role_to_proto
 from twolane.telemetry import metrics as telemetry_metrics
 from twolane.telemetry.probes import ProbeServer
 from twolane.transfer.landing import Landing
+from twolane.transfer.metrics import TransferMetrics
 from twolane.transfer.page_store import PageStore, host_id
 from twolane.transfer.sender import Sender
+from twolane.transfer.stream_server import StreamServer
 from twolane.transfer.transports import codecs
 from twolane.v1 import broker_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
 from twolane.worker.admission import Limits
@@ -66,7 +68,7 @@ def load_engine(config: WorkerConfig, store: PageStore) -> Engine:
         ),
         _log_progress,
     )
-    store.divide(engine.pool.n_pages)
+    store.divide(engine.pool.n_pages, engine.fingerprint.n_layers)
     return engine
 
 
@@ -98,6 +100,7 @@ class WorkerProcess:
         self._engine = engine
         self._store = store
         self._metrics = WorkerMetrics(registry)
+        self._transfers = TransferMetrics(registry)
         self._rpc = RpcServer("worker", config.host, config.port, registry=registry)
         self._probes = ProbeServer(config.host, config.http_port, registry, self.why_not_ready)
         self._broker = open_channel(config.broker)
@@ -128,6 +131,7 @@ class WorkerProcess:
         self._add_services()
         ports = {"grpc": await self._rpc.start(), "http": await self._probes.start()}
         self._name(ports["grpc"])
+        await self._listen_for_pages()
         started(ports)
         stopped = asyncio.create_task(stop.wait(), name="stop")
         parts: set[asyncio.Task[Any]] = {
@@ -143,6 +147,11 @@ class WorkerProcess:
                 await drain(self._table, self._config.drain_timeout_s)
         finally:
             await self._shut_down({*parts, stopped})
+
+    async def _listen_for_pages(self) -> None:
+        port = await self._streams.start(self._config.host, self._config.data_port)
+        host = self.identity.address.rpartition(":")[0]
+        self._leases.stream_address = f"{host}:{port}"
 
     def _build_queues(self) -> None:
         config, engine = self._config, self._engine
@@ -169,18 +178,25 @@ class WorkerProcess:
 
     def _build_transfers(self) -> None:
         fingerprint, table = self._engine.fingerprint, self._table
-        self._codecs = codecs(self._store, fingerprint.n_layers)
+        self._codecs = codecs(self._store)
         self._landing = Landing(
             self._store,
             self._codecs,
             time.monotonic,
             table.handed_over,
             table.transfer_failed,
-            self._metrics.landed_bytes.inc,
+            self._transfers,
         )
+        self._streams = StreamServer(self._landing)
         self._sender = Sender(
-            self._codecs, fingerprint.page_tokens, time.monotonic, table.landed, table.transfer_failed
+            self._store,
+            self._codecs,
+            fingerprint.page_tokens,
+            time.monotonic,
+            table.landed,
+            table.transfer_failed,
         )
+        self._sender.metrics = self._transfers
         announced = fingerprint_to_proto(fingerprint)
         self._leases = Leases(self._broker, self.identity, self._landing, announced, time.monotonic)
         table.sender, table.leases = self._sender, self._leases
@@ -238,6 +254,7 @@ class WorkerProcess:
         load.waiting_tokens = short.tokens + long.tokens
         load.boundary_tokens = parts.prefill.boundary_tokens
         self._metrics.observe_load(load, pool.cached)
+        self._transfers.pinned_pages.set(self._sender.pinned_pages())
         return load
 
     async def _keep_leases(self) -> None:
@@ -262,6 +279,7 @@ class WorkerProcess:
         await self._membership.leave()
         await self._leases.close()
         await self._sender.close()
+        await self._streams.stop()
         await self._rpc.stop(1.0)
         await self._probes.stop()
         await self._broker.close()

@@ -1,0 +1,173 @@
+"""The owner's end of page streams: plain TCP, bytes read straight into the pages they are for.
+
+A frame is the length of a PagePush (4 bytes, big endian), the PagePush, and the bytes that its run announces.
+Every frame is answered, in order, by the length of a PagePushAck and the ack. The worker process listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+from google.protobuf.message import DecodeError
+
+from twolane.core.errors import ConfigError, LeaseInvalid, TwolaneError
+from twolane.transfer.landing import Landing
+from twolane.transfer.receiving import MAX_READ_BYTES, Receiving
+from twolane.v1 import transfer_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+HEAD_BYTES = 4
+# A PagePush without its bytes; a page number takes a few.
+MAX_MESSAGE_BYTES = 4 << 20
+SOCKET_BUFFER_BYTES = 4 << 20
+
+
+class StreamServer:
+    """Listens for the streams of writers."""
+
+    def __init__(self, landing: Landing) -> None:
+        self._landing = landing
+        self._server: asyncio.Server | None = None
+        self._streams: set[_Stream] = set()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens; returns the bound port.
+
+        Raises:
+            ConfigError: the address can't be bound.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: _Stream(self._landing, self._streams), host.strip("[]"), port
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"can't listen for page streams on {host}:{port}: {error.strerror}; choose another port",
+                param="data_port",
+            ) from error
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Closes all streams; writers see their deliveries fail."""
+        if self._server is not None:
+            self._server.close()
+            for stream in list(self._streams):
+                stream.abort()
+            await self._server.wait_closed()
+
+
+class _Stream(asyncio.BufferedProtocol):
+    """One writer's stream: reads head, message and bytes in turn, each into its own buffer."""
+
+    def __init__(self, landing: Landing, streams: set[_Stream]) -> None:
+        self._landing = landing
+        self._streams = streams
+        self._transport: asyncio.Transport | None = None
+        self._small = memoryview(bytearray(HEAD_BYTES))
+        self._filled = 0
+        self._in_head = True
+        self._push = pb.PagePush()
+        self._receiving: Receiving | None = None
+        self._refusal: TwolaneError | None = None
+        # Bytes of the run that have yet to come.
+        self._due = 0
+        self._past: memoryview | None = None
+        self._in_pages = False
+
+    def abort(self) -> None:
+        """Ends the stream at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.BufferedProtocol."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._streams.add(self)
+        own = transport.get_extra_info("socket")
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.BufferedProtocol; leases stay: the request's own end closes them."""
+        self._streams.discard(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See asyncio.BufferedProtocol: room in the pages, if that is what comes next and may land."""
+        if self._due == 0:
+            return self._small[self._filled :]
+        room = self._receiving.room() if self._receiving is not None else None
+        self._in_pages = room is not None
+        if room is None:
+            if self._past is None:
+                self._past = memoryview(bytearray(MAX_READ_BYTES))
+            room = self._past
+        return room[: self._due]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See asyncio.BufferedProtocol."""
+        if self._due > 0:
+            if self._in_pages and self._receiving is not None:
+                self._receiving.filled(nbytes)
+            else:
+                # Read past once: the rest has no place any more.
+                self._receiving, self._refusal = None, self._refusal or LeaseInvalid("the lease has ended")
+            self._due -= nbytes
+            if self._due == 0:
+                self._answer_run()
+            return
+        self._filled += nbytes
+        if self._filled == len(self._small):
+            self._next_part()
+
+    def _next_part(self) -> None:
+        if self._in_head:
+            length = int.from_bytes(self._small, "big")
+            if not 0 < length <= MAX_MESSAGE_BYTES:
+                self._give_up(f"a message of {length} bytes")
+                return
+            self._expect(length, in_head=False)
+            return
+        try:
+            self._push = pb.PagePush.FromString(bytes(self._small))
+        except DecodeError:
+            self._give_up("bytes that are no PagePush")
+            return
+        self._expect(HEAD_BYTES, in_head=True)
+        self._due = self._push.run.stream_bytes
+        if self._due == 0:
+            self._answer(self._landing.apply(self._push))
+            return
+        self._refusal = None
+        try:
+            self._receiving = self._landing.begin(self._push)
+        except TwolaneError as error:
+            self._receiving, self._refusal = None, error
+
+    def _answer_run(self) -> None:
+        try:
+            if self._refusal is None and self._receiving is not None:
+                self._receiving.finish()
+        except TwolaneError as error:
+            self._refusal = error
+        self._receiving = None
+        if self._refusal is not None:
+            self._answer(self._landing.refuse(self._push, self._refusal))
+        else:
+            self._answer(pb.PagePushAck(lease_id=self._push.lease_id))
+
+    def _answer(self, ack: pb.PagePushAck) -> None:
+        data = ack.SerializeToString()
+        if self._transport is not None:
+            self._transport.write(len(data).to_bytes(HEAD_BYTES, "big") + data)
+
+    def _expect(self, n_bytes: int, *, in_head: bool) -> None:
+        self._small, self._filled, self._in_head = memoryview(bytearray(n_bytes)), 0, in_head
+
+    def _give_up(self, found: str) -> None:
+        log.warning("closing a page stream that sent %s", found)
+        self.abort()

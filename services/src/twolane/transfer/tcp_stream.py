@@ -1,0 +1,96 @@
+"""The writer's end of a page stream over plain TCP: the kernel copies straight from the pages.
+
+Frames are described in stream_server.py. The sender opens one per peer whose leases say TRANSPORT_TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Sequence
+
+from twolane.transfer.delivery import Outbound
+from twolane.transfer.push_stream import PushStream
+from twolane.transfer.stream_server import HEAD_BYTES, SOCKET_BUFFER_BYTES
+from twolane.v1 import transfer_pb2 as pb
+
+CONNECT_TIMEOUT_S = 5.0
+# Parts given to the kernel at once; it takes 1024 at most.
+MAX_PARTS = 64
+# After so many bytes others get their turn even if the socket would take more.
+TURN_BYTES = 4 << 20
+
+
+class TcpStream(PushStream):
+    """Pushes as frames on a socket of our own."""
+
+    def __init__(self, address: str) -> None:
+        self._socket: socket.socket | None = None
+        super().__init__(address)
+
+    async def _open(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+            family, kind, protocol, _name, place = found[0]
+            self._socket = socket.socket(family, kind, protocol)
+            self._socket.setblocking(False)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+            await loop.sock_connect(self._socket, place)
+
+    async def _send(self, outbound: Outbound) -> None:
+        message = outbound.push.SerializeToString()
+        head = len(message).to_bytes(HEAD_BYTES, "big") + message
+        await self._send_parts([memoryview(head), *outbound.payload])
+
+    async def _receive(self) -> pb.PagePushAck | None:
+        head = await self._read_exactly(HEAD_BYTES)
+        body = None if head is None else await self._read_exactly(int.from_bytes(head, "big"))
+        return None if body is None else pb.PagePushAck.FromString(body)
+
+    async def _shut(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+    async def _send_parts(self, parts: Sequence[memoryview]) -> None:
+        assert self._socket is not None
+        left, turn = deque(part for part in parts if len(part)), 0
+        while left:
+            try:
+                taken = self._socket.sendmsg([left[i] for i in range(min(len(left), MAX_PARTS))])
+            except BlockingIOError:
+                await self._writable()
+                continue
+            turn += taken
+            while taken:
+                first = left.popleft()
+                if taken < len(first):
+                    left.appendleft(first[taken:])
+                    break
+                taken -= len(first)
+            if turn >= TURN_BYTES:
+                turn = 0
+                await asyncio.sleep(0)
+
+    async def _writable(self) -> None:
+        assert self._socket is not None
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = self._socket.fileno()
+        loop.add_writer(descriptor, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(descriptor)
+
+    async def _read_exactly(self, n_bytes: int) -> bytes | None:
+        assert self._socket is not None
+        loop, data = asyncio.get_running_loop(), b""
+        while len(data) < n_bytes:
+            more = await loop.sock_recv(self._socket, n_bytes - len(data))
+            if not more:
+                return None
+            data += more
+        return data
