@@ -1,8 +1,8 @@
 """Measures the engine on CPU against transformers: generate at equal batch, and continuous batching.
 
-Run by hand: `python tests/bench/engine_cpu.py [--rounds 5] [--json FILE]`. All parties run one after the other in
-every round, on the same random model, prompts and thread count; the result is the ratio within a round, in elapsed
-time and in processor time (which other load on the machine disturbs less).
+Run by hand: `python tests/bench/engine_cpu.py [--rounds 5] [--model FOLDER] [--json FILE]`. All parties run
+one after the other in every round, on the same model, random prompts and thread count; the result is the
+ratio within a round, in elapsed time and in processor time (which other load on the machine disturbs less).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,38 +41,51 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def engine_answers(engine: Engine, prompts: list[list[int]], n_new: int) -> list[list[int]]:
-    """Greedy answers by the engine: one prefill step, then decode steps over all rows."""
-    greedy = SamplingParams(max_tokens=n_new, temperature=0.0)
+def engine_answers(engine: Engine, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
+    """Greedy answers of the given lengths: one prefill step, then decode steps over the rows not yet done."""
     page_tokens = engine.fingerprint.page_tokens
     sequences = []
-    for prompt in prompts:
-        pages = engine.pool.allocate(-(-(len(prompt) + n_new) // page_tokens))
+    for prompt, length in zip(prompts, lengths, strict=True):
+        greedy = SamplingParams(max_tokens=length, temperature=0.0)
+        pages = engine.pool.allocate(-(-(len(prompt) + length) // page_tokens))
         sequences.append(Sequence("bench", list(prompt), len(prompt), greedy, page_ids=pages))
     rows = [Row(sequence, len(sequence.tokens), True) for sequence in sequences]
-    for _ in range(n_new):
-        for sequence, drawn in zip(sequences, engine.step(rows), strict=True):
+    while rows:
+        for row, drawn in zip(rows, engine.step(rows), strict=True):
             assert drawn is not None
-            sequence.tokens.append(drawn.token_id)
-        rows = [Row(sequence, 1, True) for sequence in sequences]
+            row.sequence.tokens.append(drawn.token_id)
+        running = [
+            row.sequence for row in rows if row.sequence.n_generated < row.sequence.sampling.max_tokens
+        ]
+        rows = [Row(sequence, 1, True) for sequence in running]
     for sequence in sequences:
         engine.pool.release(sequence.page_ids)
     return [list(sequence.tokens[sequence.n_prompt :]) for sequence in sequences]
 
 
-def generate_answers(model: Any, prompts: list[list[int]], n_new: int) -> list[list[int]]:
-    """Greedy answers by transformers' generate on one dense batch of equally long prompts."""
-    ids = torch.tensor(prompts)
+def generate_answers(model: Any, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
+    """Greedy answers by transformers' generate on a dense batch, padded on the left, all as long."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    n_new = max(lengths)
     with torch.inference_mode():
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=n_new, do_sample=False, pad_token_id=0
+            ids,
+            attention_mask=mask,
+            max_new_tokens=n_new,
+            min_new_tokens=n_new,
+            do_sample=False,
+            pad_token_id=0,
         )
-    return out[:, ids.shape[1] :].tolist()  # type: ignore[no-any-return]
+    return [row[longest : longest + length].tolist() for row, length in zip(out, lengths, strict=True)]
 
 
 def continuous_answers(model: Any, prompts: list[list[int]], n_new: int) -> list[list[int]]:
     """Greedy answers by transformers' continuous batching."""
-    config = transformers.GenerationConfig(max_new_tokens=n_new, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    config = transformers.GenerationConfig(
+        max_new_tokens=n_new, do_sample=False, eos_token_id=-1, pad_token_id=0
+    )
     results = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
     return [results[key].generated_tokens for key in sorted(results)]
 
@@ -80,7 +94,7 @@ Rates = dict[str, list[tuple[float, float]]]
 
 
 def measure(parties: dict[str, Callable[[], list[list[int]]]], rounds: int, n_tokens: int) -> Rates:
-    """Tokens per second, elapsed and processor, of each party in each round; the first round only warms up."""
+    """Tokens per second, elapsed and processor, of each party and round; a first round only warms up."""
     rates: Rates = {name: [] for name in parties}
     for number in range(rounds + 1):
         for name, run in parties.items():
@@ -118,27 +132,37 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--model", type=Path, help="a model folder; default: random weights")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        (Path(folder) / "tokenizer.json").write_text("{}")
-        engine = Engine.load(EngineConfig(Path(folder), device="cpu", kv_memory_bytes=512 << 20))
+    if args.model:
+        model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+        engine = Engine.load(EngineConfig(args.model, device="cpu", kv_memory_bytes=512 << 20))
+    else:
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            (Path(folder) / "tokenizer.json").write_text("{}")
+            engine = Engine.load(EngineConfig(Path(folder), device="cpu", kv_memory_bytes=512 << 20))
     lines = []
-    for batch in args.batches:
-        prompts = torch.randint(0, SHAPE["vocab_size"], (batch, args.prompt)).tolist()
+    cases = [
+        (f"batch {batch}, equal lengths", [args.prompt] * batch, [args.new] * batch) for batch in args.batches
+    ]
+    mixed = [max(1, args.prompt * (place + 1) // 8) for place in range(16)]
+    cases.append(("batch 16, mixed lengths", mixed, [max(1, args.new * (16 - i) // 16) for i in range(16)]))
+    for case, prompt_lengths, lengths in cases:
+        prompts = [torch.randint(3, engine.spec.vocab_size, (length,)).tolist() for length in prompt_lengths]
         parties: dict[str, Callable[[], list[list[int]]]] = {
-            "engine": lambda prompts=prompts: engine_answers(engine, prompts, args.new),
-            "generate": lambda prompts=prompts: generate_answers(model, prompts, args.new),
+            "engine": partial(engine_answers, engine, prompts, lengths),
+            "generate": partial(generate_answers, model, prompts, lengths),
         }
-        if batch == 16:
-            parties["continuous"] = lambda prompts=prompts: continuous_answers(model, prompts, args.new)
-        lines.append(report(f"batch {batch}", measure(parties, args.rounds, batch * args.new)))
+        if case == "batch 16, equal lengths":
+            parties["continuous"] = partial(continuous_answers, model, prompts, args.new)
+        lines.append(report(case, measure(parties, args.rounds, sum(lengths))))
     if args.json:
         args.json.write_text(json.dumps(lines, indent=1))
 

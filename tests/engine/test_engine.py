@@ -244,6 +244,18 @@ def test_a_row_that_contradicts_its_sequence_is_refused(
     assert sequence.n_computed == 0
 
 
+def test_tokens_outside_the_vocabulary_and_double_rows_are_refused(models: Any) -> None:
+    """What would crash in the middle of a step, or write one page twice, is told before."""
+    engine = models.engine("llama")
+    foreign = Sequence("bad", [1, 199], 2, GREEDY, page_ids=[0])
+    with pytest.raises(ValueError, match="token id is 199, the vocabulary has 199"):
+        engine.step([Row(foreign, 2, True)])
+    twice = Sequence("bad", [1, 2, 3], 3, GREEDY, page_ids=[0])
+    with pytest.raises(ValueError, match="two rows"):
+        engine.step([Row(twice, 1, False), Row(twice, 1, False)])
+    assert (foreign.n_computed, twice.n_computed) == (0, 0)
+
+
 def test_an_empty_step_does_nothing(models: Any) -> None:
     """No rows, no results."""
     assert models.engine("llama").step([]) == []

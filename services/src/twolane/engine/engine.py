@@ -115,7 +115,13 @@ class Engine:
             raise RuntimeError("only rank 0 steps; this rank must call follow()")
         for row in rows:
             self._check(row)
+        if len({id(row.sequence) for row in rows}) != len(rows):
+            raise ValueError("a sequence has two rows in one step")
         batch = pack(rows, self._forward.order(rows), self.fingerprint.page_tokens)
+        if int(batch.ids.max()) >= self.spec.vocab_size:
+            raise ValueError(
+                f"a token id is {int(batch.ids.max())}, the vocabulary has {self.spec.vocab_size}"
+            )
         if self._ranks is not None:
             self._ranks.send(batch)
         logits = self._forward.run(rows, batch, queue_depth)

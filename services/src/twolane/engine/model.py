@@ -80,17 +80,19 @@ class Model:
         width = -(-self.spec.vocab_size // self.shard.size)
         return self.ranks.gather(part, width)[:, : self.spec.vocab_size]
 
-    def add_out(self, residual: torch.Tensor, attended: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
+    def add_out(self, residual: torch.Tensor, attended: torch.Tensor, layer: LayerWeights) -> None:
         """Adds the attention's output projection to the residual stream, in place."""
         if self.ranks is not None:
-            return residual.add_(self.project_out(attended, layer))
-        return _add_linear(residual, attended, layer.out, layer.out_bias)
+            residual.add_(self.project_out(attended, layer))
+        else:
+            _add_linear(residual, attended, layer.out, layer.out_bias)
 
-    def add_down(self, residual: torch.Tensor, inner: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
+    def add_down(self, residual: torch.Tensor, inner: torch.Tensor, layer: LayerWeights) -> None:
         """Adds the MLP's down projection to the residual stream, in place."""
         if self.ranks is not None:
-            return residual.add_(self.project_down(inner, layer))
-        return _add_linear(residual, inner, layer.down, layer.down_bias)
+            residual.add_(self.project_down(inner, layer))
+        else:
+            _add_linear(residual, inner, layer.down, layer.down_bias)
 
     def project_out(self, attended: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
         """The attention's output projection over all ranks [T, hidden_size], for the residual stream."""
@@ -134,7 +136,8 @@ class Model:
 
 def _add_linear(
     residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
+) -> None:
     """The product is summed where it lands: one pass less than a separate sum."""
     residual.addmm_(x, weight.t())
-    return residual if bias is None else residual.add_(bias)
+    if bias is not None:
+        residual.add_(bias)

@@ -18,6 +18,9 @@ from twolane.engine.model import LayerWeights, Model
 from twolane.engine.sequence import Row
 from twolane.engine.torch_plan import Group, PageLayout, groups, write_rows
 
+# Rows of the MLP at a time: what lies between its two products stays in the processor's cache.
+_MLP_ROWS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class _Step:
@@ -80,14 +83,23 @@ class TorchForward:
                 # Only sampled tokens go on: what follows mixes no tokens.
                 last = torch.from_numpy(batch.last)
                 attended, residual = attended[last], residual[last]
-            residual = model.add_out(residual, attended, layer)
-            hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.mlp_norm, spec.norm_eps)
-            gate, up = functional.linear(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-            residual = model.add_down(residual, functional.silu(gate).mul_(up), layer)
+            model.add_out(residual, attended, layer)
+            if residual.shape[0] <= _MLP_ROWS or model.ranks is not None:
+                self._add_mlp(layer, residual)
+            else:
+                for part in torch.split(residual, _MLP_ROWS):
+                    self._add_mlp(layer, part)
         hidden = functional.rms_norm(residual, (spec.hidden_size,), model.final_norm, spec.norm_eps)
         if step.copied is not None and self._copy is not None:
             self._copy.commit(step.copied)
         return model.logits(hidden)
+
+    def _add_mlp(self, layer: LayerWeights, residual: torch.Tensor) -> None:
+        """Adds the MLP of normalised rows to the residual stream, in place."""
+        spec = self._model.spec
+        hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.mlp_norm, spec.norm_eps)
+        gate, up = functional.linear(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+        self._model.add_down(residual, functional.silu(gate).mul_(up), layer)
 
     def _plan(self, rows: Rows[Row], batch: Batch) -> _Step:
         copied = self._copy.prepare(rows, batch) if self._copied and self._copy is not None else None
