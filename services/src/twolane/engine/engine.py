@@ -65,10 +65,13 @@ class Engine:
         self.graph_budget_bytes = loaded.graph_bytes
         self._graph_settings = config.graphs
         self._forward: Forward
+        self._sample: Callable[[torch.Tensor, Rows[Sequence]], list[Sampled]] = sample
         if self.kv.device.type == "cuda":
             # Kernels are loaded only where they run.
             from twolane.engine.kernel_forward import KernelForward
+            from twolane.engine.kernel_sampler import sample_on_device
 
+            self._sample = sample_on_device
             self._forward = KernelForward(self._model, self.kv, self.fingerprint.max_model_len)
         else:
             # The copy follows sequences, which only the first rank sees.
@@ -129,7 +132,7 @@ class Engine:
             row.sequence.n_computed += row.n_tokens
         results: list[Sampled | None] = [None] * len(rows)
         if batch.sampled:
-            drawn = sample(logits, [rows[index].sequence for index in batch.sampled])
+            drawn = self._sample(logits, [rows[index].sequence for index in batch.sampled])
             for index, token in zip(batch.sampled, drawn, strict=True):
                 results[index] = token
         return results

@@ -55,6 +55,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         device = _device(config.device)
         dtype = _dtype(config.dtype, spec, device)
         max_model_len = _max_model_len(config, spec)
+        _check_kernels(spec, device)
         shard = _shard(config, spec)
         graph_bytes = _graph_bytes(config, device)
         n_pages = _n_pages(config, spec, dtype, max_model_len, graph_bytes)
@@ -145,6 +146,14 @@ def _max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
             "lower it, or give config.json a rope scaling made for longer contexts"
         )
     return wanted
+
+
+def _check_kernels(spec: ModelSpec, device: torch.device) -> None:
+    """Raises ConfigError for a head size that the attention kernels don't have."""
+    if device.type == "cuda" and (spec.head_dim % 8 != 0 or spec.head_dim > 256):
+        raise ConfigError(
+            f"head_dim {spec.head_dim} is not served on a GPU: it must be a multiple of 8 up to 256; use cpu"
+        )
 
 
 def _shard(config: EngineConfig, spec: ModelSpec) -> Shard:

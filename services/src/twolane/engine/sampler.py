@@ -49,7 +49,7 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Sampled]:
             picked = draw(_scaled(logits, sequences, rows), [sequences[row] for row in rows])
             for row, token in zip(rows, picked, strict=True):
                 chosen[row] = token
-    return _with_logprobs(logits, sequences, chosen)
+    return with_logprobs(logits, sequences, chosen)
 
 
 def _mix(value: int) -> int:
@@ -135,7 +135,7 @@ def _invert(weights: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
     return place.clamp_(max=weights.shape[1] - 1)
 
 
-def _with_logprobs(logits: torch.Tensor, sequences: Rows[Sequence], chosen: list[int]) -> list[Sampled]:
+def with_logprobs(logits: torch.Tensor, sequences: Rows[Sequence], chosen: list[int]) -> list[Sampled]:
     """Adds log probabilities over the whole vocabulary for the rows that asked."""
     rows = [row for row, sequence in enumerate(sequences) if sequence.sampling.top_logprobs is not None]
     if not rows:
