@@ -82,10 +82,10 @@ def test_a_killed_worker_ends_its_requests_with_a_clear_error(
     if victim == "prefill-0":
         os.kill(product.pid("decode-0"), signal.SIGSTOP)
         stream = product.client().chat.completions.create(**LONG)
-    pid = product.pid(victim)
+    pid, decode = product.pid(victim), product.pid("decode-0")
     os.kill(pid, signal.SIGKILL)
     if victim == "prefill-0":
-        os.kill(product.pid("decode-0"), signal.SIGCONT)
+        os.kill(decode, signal.SIGCONT)
     reasons: list[str | None] = []
     with pytest.raises(openai.APIError):
         reasons.extend(choice.finish_reason for chunk in stream for choice in chunk.choices)
