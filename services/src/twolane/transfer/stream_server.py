@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from typing import cast
 
 from google.protobuf.message import DecodeError
 
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 HEAD_BYTES = 4
 # A PagePush without its bytes; a page number takes a few.
 MAX_MESSAGE_BYTES = 4 << 20
-SOCKET_BUFFER_BYTES = 4 << 20
 
 
 class StreamServer:
@@ -85,12 +85,12 @@ class _Stream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.BufferedProtocol."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's is none by its class, but has its methods.
+        self._transport = cast(asyncio.Transport, transport)
         self._streams.add(self)
+        # The buffer's size is left to the kernel: a fixed one would end its own tuning.
         own = transport.get_extra_info("socket")
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.BufferedProtocol; leases stay: the request's own end closes them."""

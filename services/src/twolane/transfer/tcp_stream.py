@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from twolane.transfer.delivery import Outbound
 from twolane.transfer.push_stream import PushStream
-from twolane.transfer.stream_server import HEAD_BYTES, SOCKET_BUFFER_BYTES
+from twolane.transfer.stream_server import HEAD_BYTES
 from twolane.v1 import transfer_pb2 as pb
 
 CONNECT_TIMEOUT_S = 5.0
@@ -38,7 +38,6 @@ class TcpStream(PushStream):
             self._socket = socket.socket(family, kind, protocol)
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
             await loop.sock_connect(self._socket, place)
 
     async def _send(self, outbound: Outbound) -> None:
