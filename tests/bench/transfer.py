@@ -215,7 +215,7 @@ async def measure(rounds: int, n_pages: int, page_bytes: int, only: Sequence[str
     rates: dict[str, list[float]] = {name: [] for name in ("memcpy", "loopback", *kinds)}
     costs: dict[str, list[float]] = {name: [] for name in rates}
     for number in range(rounds + 1):
-        for name in rates:
+        for name, rate in rates.items():
             before = writer.cpu()
             if name in kinds:
                 seconds = await writer.transfer(kinds[name][0])
@@ -223,7 +223,7 @@ async def measure(rounds: int, n_pages: int, page_bytes: int, only: Sequence[str
                 seconds = writer.memcpy() if name == "memcpy" else writer.loopback()
             # The first round pays for mappings and connections.
             if number:
-                rates[name].append(writer.n_bytes / seconds / 1e9)
+                rate.append(writer.n_bytes / seconds / 1e9)
                 costs[name].append((writer.cpu() - before) / writer.n_bytes * 1e9)
     await writer.close()
     print(f"{writer.n_bytes >> 20} MiB in pages of {page_bytes >> 10} KiB, {rounds} rounds, medians:")
