@@ -81,6 +81,13 @@ def test_a_backlog_counts_as_demand() -> None:
     assert controller.decide(0.0, RolesView(groups)).moves[0].target is Group.BOTH
 
 
+def test_a_group_that_lost_all_its_workers_gets_one() -> None:
+    """Even when nothing arrives for it at the moment."""
+    controller = RoleController(RolesSettings(hold_s=0.0))
+    groups = {Group.BOTH: GroupLoad(0, 0.0), Group.DECODE: GroupLoad(4, 0.4)}
+    assert controller.decide(0.0, RolesView(groups)).moves == (Move(Group.DECODE, Group.BOTH, 1),)
+
+
 def test_nothing_moves_while_every_group_has_room() -> None:
     """An imbalance at low load harms nobody."""
     sizes = {Group.BOTH: 2, Group.DECODE: 10}

@@ -161,4 +161,5 @@ def moves_between(sizes: Mapping[Group, int], wanted: Mapping[Group, int]) -> tu
 
 
 def _fullest(need: Mapping[Group, float], sizes: Mapping[Group, int]) -> float:
-    return max(need[group] / sizes[group] for group in need)
+    """Need per worker of the fullest group; one without workers is the fullest of all."""
+    return max(need[group] / sizes[group] if sizes[group] else math.inf for group in need)

@@ -134,8 +134,9 @@ class Simulation:
     # Prefill host
 
     def prefill_started(self, request: SimRequest) -> None:
-        """Reserves decode pages while the prompt is computed; a worker that died is replaced."""
-        if not self.workers[request.target].alive:
+        """Reserves decode pages while the prompt is computed; a worker that died or drains is replaced."""
+        target = self.workers[request.target]
+        if not target.alive or target.going_to is not None or target.group is not Group.DECODE:
             self._retarget(request)
         if request.generated_tokens + 1 < request.output_tokens:
             self.workers[request.target].decode.offer(request)
@@ -145,6 +146,7 @@ class Simulation:
         self.workers[request.target].promised_tokens -= request.promised_tokens
         target.promised_tokens += request.promised_tokens
         request.target = target.index
+        request.skips = request.skips and request.source == target.index
 
     def prefill_batch(self, side: PrefillSide, seconds: float) -> None:
         """A batch on a worker that decodes holds its decode steps up."""

@@ -182,7 +182,7 @@ class DecodeSide:
                 raise RuntimeError(f"policy {self._policy.name} admitted out of order")
             request.lease += 1
             self.holders[name] = request
-            self.left_tokens += self._max_tokens - request.generated_tokens
+            self.left_tokens += self._most_left(request)
             self.reserved_tokens += request.prompt_tokens + 1
             if self.host is not None:
                 self.host.decode_admitted(request, self)
@@ -202,7 +202,7 @@ class DecodeSide:
         """Gives the pages of a row in transfer back."""
         del self.holders[request.name]
         self.reserved_tokens -= request.prompt_tokens + 1
-        self.left_tokens -= self._max_tokens - request.generated_tokens
+        self.left_tokens -= self._most_left(request)
         self._joining = [other for other in self._joining if other is not request]
 
     def stall(self, seconds: float) -> None:
@@ -212,6 +212,10 @@ class DecodeSide:
         self._stall_s += seconds
         if not self._cut_pending:
             self._cut()
+
+    def _most_left(self, request: SimRequest) -> int:
+        """Tokens that a request may generate here at most; its prefill gives one of its answer."""
+        return self._max_tokens - request.generated_tokens - (0 if request.prefilled else 1)
 
     def _done(self, request: SimRequest) -> int:
         """Answer tokens of a running row, at the last finished step."""

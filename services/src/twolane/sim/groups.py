@@ -133,7 +133,7 @@ class GroupKeeper:
         if worker.going_to is None:
             return
         lane_change = Group.DECODE not in (worker.group, worker.going_to)
-        if lane_change or (worker.is_empty and worker.promised_tokens == 0):
+        if lane_change or worker.is_empty:
             worker.group, worker.going_to = worker.going_to, None
             self.changed()
 
