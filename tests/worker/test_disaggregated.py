@@ -105,6 +105,35 @@ async def test_bytes_travel_by_the_transport_that_both_have(
         assert getattr(side.process._transfers, name).labels(transport)._value.get() > 0
 
 
+@pytest.mark.parametrize("transport", ["shared_memory", "tcp"])
+async def test_layers_go_ahead_of_the_step(
+    new_pair: Callable[..., Any], oracle: Oracle, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no least size every layer goes when it is computed; chunks, skipped pages and answers stay right."""
+    if transport == "tcp":
+        names = iter(f"host-{index}" for index in range(10_000))
+        monkeypatch.setattr("twolane.worker.process.host_id", lambda: next(names))
+    pair: Pair = await new_pair(
+        layer_push_mib=1e-6, long_chunk_tokens=16, short_max_uncached_tokens=24, max_batch_tokens=40
+    )
+    ahead: list[int] = []
+    advance = pair.prefill.process._sender.advance_layers
+
+    def spy(request_id: str, page_ids: Any, tokens: int, layers: int) -> None:
+        ahead.append(layers)
+        advance(request_id, page_ids, tokens, layers)
+
+    monkeypatch.setattr(pair.prefill.process._sender, "advance_layers", spy)
+    asked = prompts(10, seed=21)
+    answers = [await pair.ask(f"r{index}", tokens) for index, tokens in enumerate(asked)]
+    await until(lambda: all(second.over for _, second in answers))
+    assert [first.tokens + second.tokens for first, second in answers] == [
+        oracle.answer(tokens, 12) for tokens in asked
+    ]
+    assert set(ahead) == set(range(1, pair.prefill.engine.spec.n_layers))
+    assert pair.held() == (0, 0)
+
+
 @pytest.mark.parametrize("when", ["waiting for pages", "before the handover", "decoding"])
 async def test_a_cancelled_request_frees_both_sides(new_pair: Callable[..., Any], when: str) -> None:
     """Pages and leases are back on both workers, wherever the request was."""

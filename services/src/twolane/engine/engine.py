@@ -178,6 +178,17 @@ class Engine:
         )
         return self._forward.capture(grid, Gate(), CudaRecorder(self.kv.device))
 
+    def watch_layers(self, on_layer: Callable[[int], None]) -> bool:
+        """Reports each layer of a step, in the step's thread, once its keys and values are in the pages.
+
+        Returns:
+            Whether this engine can: one on a device can't, its host runs ahead of what is computed.
+        """
+        if not isinstance(self._forward, TorchForward):
+            return False
+        self._forward.on_layer = on_layer
+        return True
+
     def _warm_up(self) -> None:
         """One small step, so that the first request does not pay for lazy initialisation."""
         page_ids = self.pool.allocate(1)

@@ -6,6 +6,7 @@ heads that share a key head are folded into the query axis, so no key is repeate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -61,6 +62,8 @@ class TorchForward:
         self._windows = tuple(dict.fromkeys(model.spec.windows))
         self._copy = DecodeCopy(kv, layout, copy_limit_bytes) if self._windows == (None,) else None
         self._copied = False
+        # Called with the number of layers whose keys and values are in the pages.
+        self.on_layer: Callable[[int], None] | None = None
 
     def order(self, rows: Rows[Row]) -> list[int]:
         """The order in which to pack `rows`."""
@@ -79,6 +82,8 @@ class TorchForward:
         for number, layer in enumerate(model.layers):
             hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.input_norm, spec.norm_eps)
             attended = self._attend(step, number, self._heads(layer, hidden, step))
+            if self.on_layer is not None:
+                self.on_layer(number + 1)
             if number == spec.n_layers - 1 and len(batch.sampled) != residual.shape[0]:
                 # Only sampled tokens go on: what follows mixes no tokens.
                 last = torch.from_numpy(batch.last)

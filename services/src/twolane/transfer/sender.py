@@ -119,6 +119,11 @@ class Sender:
         push.abort.CopyFrom(types_pb2.Error(code=error.code, message=error.message))
         self._stream(offer).deliver(Delivery(iter([Outbound(push)]), lambda _error: None))
 
+    def has_offer(self, request_id: str) -> bool:
+        """Whether pages of this request can go."""
+        outgoing = self._outgoing.get(request_id)
+        return outgoing is not None and outgoing.offer is not None
+
     def lease_ids(self) -> list[str]:
         """Leases that this worker writes under."""
         offers = [entry.offer for entry in self._outgoing.values()]

@@ -68,6 +68,8 @@ class WorkerConfig(ProcessConfig):
     """Prompt tokens of one engine step at most."""
     long_chunk_tokens: Positive = 512
     """Tokens of one chunk of a long prompt."""
+    layer_push_mib: Annotated[float, Field(ge=0)] = 4.0
+    """Layers of a running step go ahead to the decode worker when so many MiB of them are there; 0: never."""
     max_decode_rows: Positive = 64
     """Answers that grow in one engine step at most."""
     max_waiting: Positive = 1024

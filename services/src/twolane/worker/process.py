@@ -42,6 +42,7 @@ from twolane.worker.admission import Limits
 from twolane.worker.assignment import Assignment
 from twolane.worker.config import WorkerConfig
 from twolane.worker.cost_meter import CostMeter
+from twolane.worker.layer_push import LayerPush
 from twolane.worker.leases import Leases
 from twolane.worker.membership import Identity, Membership
 from twolane.worker.metrics import WorkerMetrics
@@ -197,6 +198,10 @@ class WorkerProcess:
             table.transfer_failed,
         )
         self._sender.metrics = self._transfers
+        min_bytes = round(self._config.layer_push_mib * (1 << 20))
+        self._steps.layers = LayerPush(
+            self._engine, self._sender, self._store, min_bytes, fingerprint.page_tokens
+        )
         announced = fingerprint_to_proto(fingerprint)
         self._leases = Leases(self._broker, self.identity, self._landing, announced, time.monotonic)
         table.sender, table.leases = self._sender, self._leases

@@ -15,6 +15,7 @@ from twolane.engine.engine import Engine
 from twolane.engine.sequence import Row, Sampled, Sequence
 from twolane.prefill.queue import PrefillBatch
 from twolane.worker.cost_meter import CostMeter
+from twolane.worker.layer_push import LayerPush
 from twolane.worker.metrics import WorkerMetrics
 from twolane.worker.table import Parts, RequestTable
 
@@ -31,6 +32,9 @@ class StepLoop:
         now: clock of the policies.
         meter: fits what steps cost.
         metrics: step times and token counts.
+
+    Attributes:
+        layers: sends layers ahead of the step's end; None: pages go after it.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class StepLoop:
         self._now = now
         self._meter = meter
         self._metrics = metrics
+        self.layers: LayerPush | None = None
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
@@ -88,19 +93,27 @@ class StepLoop:
         rows = [Row(sequence, 1, sample=True) for sequence in decoding] + chunks
         request_ids = frozenset(row.sequence.request_id for row in rows)
         self._table.step_begins(request_ids)
+        if self.layers is not None:
+            self.layers.begin(batch)
         began_s = self._now()
         try:
             loop = asyncio.get_running_loop()
             results = await loop.run_in_executor(self._thread, self._engine.step, rows)
         except Exception:
             log.exception("engine step failed")
+            self._end_layers()
             self._table.step_failed(request_ids)
             self._table.step_ends()
             return
         seconds = self._now() - began_s
+        self._end_layers()
         self._observe(decoding, batch, seconds)
         self._settle(decoding, batch, results, seconds)
         self._table.step_ends()
+
+    def _end_layers(self) -> None:
+        if self.layers is not None:
+            self.layers.end()
 
     def _settle(
         self, decoding: list[Sequence], batch: PrefillBatch, results: list[Sampled | None], seconds: float
