@@ -173,8 +173,16 @@ class Writer:
         """CPU seconds of both processes so far."""
         return float(self.tell({"cpu": 1})["seconds"]) + time.process_time()
 
-    async def transfer(self, transport: pb.Transport.ValueType) -> float:
-        """Seconds from the first ready page to the answer to the handover."""
+    async def transfer(
+        self, transport: pb.Transport.ValueType, step_s: float = 0.0, ahead_every: int = 0
+    ) -> float:
+        """Seconds from the start to the answer to the handover.
+
+        Args:
+            transport: how.
+            step_s: length of the step that computes the pages, spent asleep as a host does beside a device.
+            ahead_every: layers that go ahead at once while it lasts; 0: all go at its end.
+        """
         self._fence = len(self.page_ids)
         request_id = f"r{time.monotonic_ns()}"
         lease = {"lease_id": request_id, "request_id": request_id, "fence": self._fence, "ttl_ms": 600_000}
@@ -190,6 +198,10 @@ class Writer:
                 stream_address=f"127.0.0.1:{self.ports['stream']}",
             )
         )
+        for layer in range(1, LAYERS + 1) if step_s else ():
+            await asyncio.sleep(step_s / LAYERS)
+            if ahead_every and layer % ahead_every == 0:
+                self.sender.advance_layers(request_id, self.page_ids, len(self.page_ids), layer)
         self.sender.advance(request_id, self.page_ids, len(self.page_ids))
         self.sender.complete(request_id, len(self.page_ids), [1])
         if (error := await self._ended) is not None:
@@ -237,6 +249,27 @@ async def measure(rounds: int, n_pages: int, page_bytes: int, only: Sequence[str
         print(line)
 
 
+async def measure_layers(rounds: int, n_pages: int, page_bytes: int) -> None:
+    """Time to handover with and without layers that go ahead; the step lasts as long as its transfer."""
+    writer = Writer(n_pages, page_bytes)
+    print(f"{writer.n_bytes >> 20} MiB in {LAYERS} layers, {rounds} rounds, medians:")
+    for name in ("shared memory", "tcp stream"):
+        transport = KINDS[name][0]
+        alone = [await writer.transfer(transport) for _ in range(4)][1:]
+        step_s = statistics.median(alone)
+        ratios, waits = [], []
+        for _ in range(rounds):
+            whole = await writer.transfer(transport, step_s)
+            ahead = await writer.transfer(transport, step_s, ahead_every=2)
+            ratios.append(ahead / whole)
+            waits.append((ahead - step_s) / max(1e-9, whole - step_s))
+        print(
+            f"  {name:14} step {step_s * 1e3:.0f} ms: time to handover x {statistics.median(ratios):.2f}, "
+            f"of it after the step x {statistics.median(waits):.2f}"
+        )
+    await writer.close()
+
+
 def main() -> None:
     """Parses flags; with --owner it is the other process."""
     parser = argparse.ArgumentParser()
@@ -244,6 +277,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=256, help="size of each pool; half of it travels")
     parser.add_argument("--page-kib", type=int, default=256)
     parser.add_argument("--only", action="append", default=[], choices=list(KINDS))
+    parser.add_argument("--layers", action="store_true", help="measure layers that go ahead instead")
     parser.add_argument("--owner", type=int, nargs=2)
     flags = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -255,7 +289,10 @@ def main() -> None:
     n_pages = (flags.mib << 10) // flags.page_kib
     import uvloop
 
-    uvloop.run(measure(flags.rounds, n_pages, flags.page_kib << 10, flags.only))
+    if flags.layers:
+        uvloop.run(measure_layers(flags.rounds, n_pages, flags.page_kib << 10))
+    else:
+        uvloop.run(measure(flags.rounds, n_pages, flags.page_kib << 10, flags.only))
 
 
 if __name__ == "__main__":
