@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,10 +76,10 @@ def by_load(rows: Sequence[Mapping[str, Any]], workload: str, metrics: Mapping[s
 
 
 def svg(figure: Figure) -> str:
-    """The figure's SVG element, repeatable and without prolog; text stays text."""
+    """The figure's SVG element, repeatable, without prolog and metadata; text stays text."""
     with mpl.rc_context({"svg.hashsalt": "twolane", "svg.fonttype": "none"}):
         target = io.StringIO()
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(target, metadata={"Date": None})
-    text = target.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", target.getvalue(), flags=re.DOTALL)
     return text[text.index("<svg") :]
