@@ -109,7 +109,7 @@ def test_every_child_finds_the_broker_and_writes_its_own_files(tmp_path: Path) -
     workers = topology.worker_children(config, 1234)
     router = topology.router_child(config, 1234)
     assert {_value(spec.args, "--broker") for spec in workers} == {"127.0.0.1:1234"}
-    assert _value(router.args, "--broker-address") == "127.0.0.1:1234"
+    assert _value(router.args, "--broker") == "127.0.0.1:1234"
     specs = [topology.broker_child(config), *workers, router]
     assert len({spec.log_path for spec in specs} | {spec.port_file for spec in specs}) == 2 * len(specs)
     assert all(_value(spec.args, "--port-file") == str(spec.port_file) for spec in specs)

@@ -179,10 +179,9 @@ def test_a_change_brings_a_stack_of_its_own_and_ends_the_old_one() -> None:
     brokers: dict[str, set[str]] = {}
     for (kind, _), child in world.children.items():
         args = _args(child) if kind == "Deployment" else []
-        for flag in ("--broker", "--broker-address"):
-            if flag in args:
-                revision = child["metadata"]["labels"][REVISION_LABEL]
-                brokers.setdefault(revision, set()).add(args[args.index(flag) + 1])
+        if "--broker" in args:
+            revision = child["metadata"]["labels"][REVISION_LABEL]
+            brokers.setdefault(revision, set()).add(args[args.index("--broker") + 1])
     assert len(brokers) == 2
     assert all(len(addresses) == 1 for addresses in brokers.values())
     assert brokers[old].isdisjoint(*(addresses for name, addresses in brokers.items() if name != old))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twolane.core.request import Lane, Role
+from twolane.policies.least_wait import PLACEMENT_POLICIES
 from twolane.policies.placement import (
-    PLACEMENT_POLICIES,
     LeastLoaded,
     LeastUncached,
     PlacementView,

@@ -153,7 +153,7 @@ async def start_cluster(model_dir: Path, **settings: Any) -> ScriptedCluster:
     defaults = {"port": 0, "grpc_port": 0, "drain_timeout_s": 0.0, "tokenizer_threads": 1}
     config = RouterConfig(
         model_dir=model_dir,
-        broker_address=f"127.0.0.1:{port}",
+        broker=f"127.0.0.1:{port}",
         **(defaults | settings),
     )
     registry = CollectorRegistry()

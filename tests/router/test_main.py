@@ -26,7 +26,7 @@ SECRET = "sk-very-secret-key"
 async def start(cluster: ScriptedCluster, port_file: Path) -> tuple[Process, int]:
     """A router process beside the one of the fixture, at the same broker; its HTTP port."""
     command = [sys.executable, "-m", "twolane.router.main", "--model-dir", str(cluster.model_dir)]
-    command += ["--broker-address", f"127.0.0.1:{cluster.broker._server.port}", "--port", "0"]
+    command += ["--broker", f"127.0.0.1:{cluster.broker._server.port}", "--port", "0"]
     command += ["--grpc-port", "0", "--port-file", str(port_file), "--drain-timeout-s", "5"]
     environment = os.environ | {"TWOLANE_ROUTER_API_KEYS": SECRET}
     process = await asyncio.create_subprocess_exec(*command, stderr=PIPE, env=environment)

@@ -43,7 +43,7 @@ def test_a_change_rolls_without_a_gap_and_without_a_meeting(
         for pod in pods:
             if pod["metadata"]["labels"][COMPONENT] != "broker":
                 revision = pod["metadata"]["labels"][REVISION]
-                assert _flag(pod, "--broker", "--broker-address").startswith(f"demo-broker-{revision}.")
+                assert _flag(pod, "--broker").startswith(f"demo-broker-{revision}.")
         complete = kube.condition(namespace, "demo", "RolloutComplete")
         return bool(complete["observedGeneration"] == 2 and complete["status"] == "True")
 

@@ -189,7 +189,7 @@ def worker_children(config: UpConfig, broker_port: int) -> list[ChildSpec]:
 def router_child(config: UpConfig, broker_port: int) -> ChildSpec:
     """The router; its API key goes by the environment, which no process list shows."""
     args = ["router", "--host", config.host, "--port", str(config.port), "--grpc-port", str(config.grpc_port)]
-    args += ["--broker-address", f"{LOCAL}:{broker_port}", *_drain(config)]
+    args += ["--broker", f"{LOCAL}:{broker_port}", *_drain(config)]
     args += ["--model-dir", str(model_folder(config).resolve()), "--served-model-name", served_name(config)]
     environment = {}
     if config.api_key is not None:

@@ -31,6 +31,13 @@ class PrefillCost:
 
     fit: StepFit = field(default_factory=lambda: StepFit.start(START_PREFILL))
 
+    @classmethod
+    def known(
+        cls, constant_s: float, attention_s: float, token_s: float, cached_token_s: float
+    ) -> PrefillCost:
+        """A cost fitted elsewhere: seconds per step, unit of L(L+2H), new token and cached token."""
+        return cls(StepFit.start((constant_s, attention_s * MEGA, token_s * KILO, cached_token_s * KILO)))
+
     @property
     def constant_s(self) -> float:
         """T0: seconds of a step with next to no tokens."""
@@ -111,6 +118,11 @@ class DecodeCost:
     """Predicts the seconds of a decode step; `update` returns a new model."""
 
     fit: StepFit = field(default_factory=lambda: StepFit.start(START_DECODE))
+
+    @classmethod
+    def known(cls, constant_s: float, held_token_s: float, row_s: float) -> DecodeCost:
+        """A cost fitted elsewhere: seconds per step, held token and row."""
+        return cls(StepFit.start((constant_s, held_token_s * KILO, row_s * KILO)))
 
     def step_s(self, held_tokens: int, rows: int) -> float:
         """Seconds of a step over `rows` requests that hold `held_tokens` tokens together."""

@@ -7,11 +7,12 @@ chosen: a long conversation with a short new turn is short.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from twolane.core.request import Lane, Role
+from twolane.policies.cost import DecodeCost, PrefillCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,10 @@ class PlacementWorker:
         predicted_peak_pages: pages its requests are predicted to hold at their peak.
         total_pages: its pages; 0 while unknown.
         boundary_tokens: longest uncached prompt of its short lane as it has fitted it; 0: the policy's.
+        waiting_s: predicted seconds of prefill that wait there, by lane.
+        prefill_cost: of its prefill steps as it has fitted it; None while unknown.
+        decode_cost: of its decode steps likewise.
+        held_tokens: tokens that its running requests hold.
     """
 
     worker_id: str
@@ -41,6 +46,10 @@ class PlacementWorker:
     predicted_peak_pages: int = 0
     total_pages: int = 0
     boundary_tokens: int = 0
+    waiting_s: Mapping[Lane, float] = field(default_factory=dict)
+    prefill_cost: PrefillCost | None = None
+    decode_cost: DecodeCost | None = None
+    held_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,8 @@ class PlacementView:
         output_tokens: predicted length of the answer.
         page_tokens: tokens of a page.
         draw: uniform number in [0, 1) that picks among equals; None: the first by worker id.
+        transfer_token_s: predicted seconds for the pages of a token to move between workers.
+        tpot_limit_s: seconds per token that running answers may take.
         memory: the policy's own state as it returned it last; None at the start.
     """
 
@@ -61,6 +72,8 @@ class PlacementView:
     output_tokens: int = 0
     page_tokens: int = 16
     draw: float | None = None
+    transfer_token_s: float = 0.0
+    tpot_limit_s: float = 0.05
     memory: Any = None
 
 
@@ -107,8 +120,11 @@ class _Lanes:
 
     def at(self, view: PlacementView, worker: PlacementWorker) -> Lane:
         """The prompt's lane at the worker."""
-        boundary = worker.boundary_tokens or self.short_max_uncached_tokens
-        return Lane.SHORT if self.uncached(view, worker) <= boundary else Lane.LONG
+        return Lane.SHORT if self.uncached(view, worker) <= self.boundary(worker) else Lane.LONG
+
+    def boundary(self, worker: PlacementWorker) -> int:
+        """Longest uncached prompt of the worker's short lane."""
+        return worker.boundary_tokens or self.short_max_uncached_tokens
 
     def candidates(self, view: PlacementView, roles: Sequence[Role]) -> list[PlacementWorker]:
         """Workers of the roles that take new requests, those of the prompt's lane if there are any."""
@@ -177,8 +193,7 @@ class LeastUncached:
         fitting_decodes = [w for w in decodes if not _too_small(view, w)]
         fitting_mixed = [w for w in mixed if not _too_small(view, w)]
 
-        def wait(worker: PlacementWorker) -> int:
-            return worker.waiting_tokens + lanes.uncached(view, worker)
+        wait = self._wait(view, [*prefills, *mixed])
 
         def memory(worker: PlacementWorker) -> tuple[float, int]:
             return _peak_share(view, worker), worker.running
@@ -193,6 +208,13 @@ class LeastUncached:
             return Placement(no_capacity=_no_capacity(view, bool(prefills and decodes) or bool(mixed)))
         best = min(choices, key=lambda choice: wait(choice.prefill))
         return _placement(lanes, view, best, None)
+
+    def _wait(
+        self, view: PlacementView, workers: Sequence[PlacementWorker]
+    ) -> Callable[[PlacementWorker], float]:
+        """How long until the prompt is computed at a worker, in any unit that they share."""
+        del workers
+        return lambda worker: worker.waiting_tokens + self._lanes.uncached(view, worker)
 
 
 class LeastLoaded:
@@ -239,10 +261,33 @@ class RoundRobin:
         return _placement(self._lanes, view, _Choice(prefill, decode), turn + 1)
 
 
-PLACEMENT_POLICIES: dict[str, Callable[[int], PlacementPolicy]] = {
-    policy.name: policy for policy in (LeastUncached, LeastLoaded, RoundRobin)
-}
-"""Policies by name; each is made with the short lane's longest uncached length."""
+class PowerOfTwo:
+    """Baseline: of two drawn workers the one with fewer waiting tokens or running answers."""
+
+    name = "power_of_two"
+
+    def __init__(self, short_max_uncached_tokens: int = 256) -> None:
+        self._lanes = _Lanes(short_max_uncached_tokens)
+
+    def decide(self, now_s: float, view: PlacementView) -> Placement:
+        """See the class; without a draw it looks at the first two."""
+        del now_s
+        pools = _pools(view)
+        if pools is None:
+            return Placement(no_capacity=_refusal(view))
+        prefills, decodes = pools
+        prefill = min(_two(prefills, view.draw), key=lambda w: w.waiting_tokens)
+        decode = prefill if prefills is decodes else min(_two(decodes, view.draw), key=lambda w: w.running)
+        return _placement(self._lanes, view, _Choice(prefill, decode), None)
+
+
+def _two(workers: Sequence[PlacementWorker], draw: float | None) -> list[PlacementWorker]:
+    """Two different workers by one draw, or the only one."""
+    count = len(workers)
+    if count == 1:
+        return [workers[0]]
+    first, second = divmod(int((draw or 0.0) * count * (count - 1)), count - 1)
+    return [workers[first], workers[second + (second >= first)]]
 
 
 def _peak_share(view: PlacementView, worker: PlacementWorker) -> float:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from twolane.core.errors import ConfigError, Draining
 from twolane.core.model import ModelFingerprint
-from twolane.policies.placement import PLACEMENT_POLICIES
+from twolane.policies.least_wait import PLACEMENT_POLICIES
 from twolane.router.auth import read_api_keys
 from twolane.router.chat_template import read_chat_template
 from twolane.router.cluster import Cluster
@@ -76,9 +76,10 @@ class RouterApp:
         template = read_chat_template(config.model_dir)
         own = _own_fingerprint(config, folder, self._tokenizer)
         router_id = config.router_id or f"{socket.gethostname()}-{os.getpid()}"
-        self.cluster = Cluster(config.broker_address, own, router_id)
+        self.cluster = Cluster(config.broker, own, router_id)
         self.metrics = RouterMetrics(registry)
-        placer = Placer(self.cluster, PLACEMENT_POLICIES[config.placement](config.short_max_uncached_tokens))
+        policy = PLACEMENT_POLICIES[config.placement](config.short_max_uncached_tokens)
+        placer = Placer(self.cluster, policy, config.tpot_slo_ms / 1000)
         self.dispatcher = Dispatcher(self.cluster, placer, self._tokenizer, self.metrics, config.max_waiting)
         self.serving = Serving(
             model_name=config.model_name,

@@ -22,7 +22,7 @@ class RouterConfig(ProcessConfig):
     """Hugging Face folder of the model; the router reads config.json, the tokenizer and the chat template."""
     served_model_name: str = ""
     """Name under which clients ask for the model; empty: the folder's name."""
-    broker_address: str = "127.0.0.1:9200"
+    broker: str = "127.0.0.1:9200"
     """host:port of the broker."""
     host: str = "127.0.0.1"
     """Address to listen on, for HTTP and gRPC; 0.0.0.0 inside a container."""
@@ -53,8 +53,12 @@ class RouterConfig(ProcessConfig):
     tokenizer_threads: int = Field(default=2, ge=1, le=64)
     """Threads that tokenize long prompts beside the event loop."""
 
-    placement: Literal["least_uncached", "round_robin", "least_loaded"] = "least_uncached"
+    placement: Literal["least_wait", "least_uncached", "least_loaded", "power_of_two", "round_robin"] = (
+        "least_wait"
+    )
     """Policy that picks the workers of a request."""
+    tpot_slo_ms: float = Field(default=50.0, gt=0)
+    """Milliseconds per token that running answers may take; a prompt is never put beside them beyond it."""
     short_max_uncached_tokens: int = Field(default=256, ge=1)
     """A prompt with at most so many uncached tokens travels in the short lane."""
     ttft_slo_ms: int = Field(default=0, ge=0)

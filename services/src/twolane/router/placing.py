@@ -21,6 +21,8 @@ from twolane.rpc.words import lane_from_proto, role_from_proto
 # Share of the newest answer's length in the running estimate.
 _LENGTH_WEIGHT = 0.05
 _FIRST_LENGTH_TOKENS = 128.0
+# A modest transfer; it only has to tell a transfer that matters from one that does not.
+_TRANSFER_BYTES_PER_S = 1e9
 # Hashing so many tokens takes about as long as handing the work to a thread.
 _INLINE_HASH_TOKENS = 2048
 
@@ -28,10 +30,13 @@ _INLINE_HASH_TOKENS = 2048
 class Placer:
     """Asks the policy with what the router knows."""
 
-    def __init__(self, cluster: Cluster, policy: PlacementPolicy, seed: int | None = None) -> None:
-        """`seed` makes the choice among equals repeatable."""
+    def __init__(
+        self, cluster: Cluster, policy: PlacementPolicy, tpot_limit_s: float, seed: int | None = None
+    ) -> None:
+        """`tpot_limit_s`: seconds per token of running answers; `seed` makes choices among equals repeat."""
         self._cluster = cluster
         self._policy = policy
+        self._tpot_limit_s = tpot_limit_s
         self._memory: object = None
         self._random = random.Random(seed)
         self._length_tokens = _FIRST_LENGTH_TOKENS
@@ -65,6 +70,8 @@ class Placer:
             output_tokens=self._predicted_tokens(task),
             page_tokens=page_tokens,
             draw=self._random.random(),
+            transfer_token_s=self._transfer_token_s,
+            tpot_limit_s=self._tpot_limit_s,
             memory=self._memory,
         )
         placement = self._policy.decide(time.monotonic(), view)
@@ -80,6 +87,16 @@ class Placer:
         """Tokens of a page; 1 while no worker is known."""
         fingerprint = self._cluster.fingerprint
         return 1 if fingerprint is None else fingerprint.page_tokens
+
+    @property
+    def _transfer_token_s(self) -> float:
+        """Predicted seconds for the pages of one token to move."""
+        fingerprint = self._cluster.fingerprint
+        if fingerprint is None:
+            return 0.0
+        element_bytes = 4 if fingerprint.kv_dtype == "float32" else 2
+        page_bytes = fingerprint.page_elements * element_bytes
+        return page_bytes / fingerprint.page_tokens / _TRANSFER_BYTES_PER_S
 
     def _predicted_tokens(self, task: AnswerTask) -> int:
         """How long an answer is likely to get."""
@@ -103,4 +120,8 @@ def _as_placement_worker(session: WorkerSession, cached_tokens: int) -> Placemen
         predicted_peak_pages=books.predicted_peak_pages,
         total_pages=books.load.total_pages,
         boundary_tokens=books.load.boundary_tokens,
+        waiting_s=books.waiting_s(),
+        prefill_cost=books.prefill_cost,
+        decode_cost=books.decode_cost,
+        held_tokens=books.load.held_tokens,
     )

@@ -60,12 +60,12 @@ class Submitter:
         pages = self._placer.predicted_pages(task)
         first = self._cluster.session(placement.prefill_id)
         if placement.decode_id == placement.prefill_id:
-            charge = Charge(placement.uncached_tokens, pages, 1, now_s)
+            charge = Charge(placement.uncached_tokens, pages, 1, now_s, placement.lane)
             leg = Leg(first, charge, answer.on_first_events, answer.on_lost)
             answer.attach(placement.lane, leg, None)
             return [Submission(first, leg, _with_phase(message, Phase.BOTH, None))]
         second = self._cluster.session(placement.decode_id)
-        waiting = Charge(placement.uncached_tokens, 0, 0, now_s)
+        waiting = Charge(placement.uncached_tokens, 0, 0, now_s, placement.lane)
         prefill = Leg(first, waiting, answer.on_first_events, answer.on_lost)
         decode = Leg(second, Charge(0, pages, 1, now_s), answer.on_decode_events, answer.on_lost)
         answer.attach(placement.lane, prefill, decode)

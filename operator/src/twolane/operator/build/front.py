@@ -50,7 +50,7 @@ def router_template(owner: Owner, spec: ModelDeploymentSpec, image: str, broker:
     """The pods of the routers that follow the broker at `broker`."""
     model = model_volume(spec.model, weights=False)
     args = ["router", "--model-dir", model.model_dir, "--served-model-name", spec.model.name or owner.name]
-    args += ["--router-id", "$(POD_NAME)", "--broker-address", broker, "--host", "0.0.0.0"]  # noqa: S104
+    args += ["--router-id", "$(POD_NAME)", "--broker", broker, "--host", "0.0.0.0"]  # noqa: S104
     args += ["--port", str(ROUTER_HTTP_PORT), "--grpc-port", str(ROUTER_GRPC_PORT)]
     args += ["--drain-timeout-s", str(spec.drain.timeout_seconds), *_router_flags(spec)]
     volumes, mounts = _key_volume(spec)
