@@ -69,6 +69,10 @@ class Owner(transfer_pb2_grpc.PageTransferServicer):
         self.streams = StreamServer(self.landing)
         self.peers = PeerSegments()
 
+    async def Offer(self, request: pb.PageOffer, context: Any) -> pb.PageOfferAck:
+        """Never called: this side makes offers."""
+        raise AssertionError("an owner gets no offers")
+
     async def Push(self, request_iterator: Any, context: Any) -> Any:
         """As a worker does."""
         async for push in request_iterator:
@@ -185,7 +189,12 @@ class Writer:
         """
         self._fence = len(self.page_ids)
         request_id = f"r{time.monotonic_ns()}"
-        lease = {"lease_id": request_id, "request_id": request_id, "fence": self._fence, "ttl_ms": 600_000}
+        lease: dict[str, Any] = {
+            "lease_id": request_id,
+            "request_id": request_id,
+            "fence": self._fence,
+            "ttl_ms": 600_000,
+        }
         self.tell(lease | {"transport": transport})
         self._ended = asyncio.get_running_loop().create_future()
         self.sender.open(request_id)

@@ -71,9 +71,9 @@ def slow_down(worker: RunningWorker) -> None:
     """Makes each engine step last long enough for things to happen between two tokens."""
     step = worker.engine.step
 
-    def slow_step(rows: Any) -> Any:
+    def slow_step(*arguments: Any) -> Any:
         time.sleep(0.03)
-        return step(rows)
+        return step(*arguments)
 
     worker.engine.step = slow_step  # type: ignore[method-assign]
 

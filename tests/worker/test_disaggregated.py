@@ -84,7 +84,7 @@ async def test_an_answer_of_one_token_needs_no_transfer(new_pair: Callable[..., 
     assert second.events == []
 
 
-@pytest.mark.parametrize("transport", ["shared_memory", "tcp", "grpc"])
+@pytest.mark.parametrize("transport", ["shared_memory", "nixl", "tcp", "grpc"])
 async def test_bytes_travel_by_the_transport_that_both_have(
     new_pair: Callable[..., Any], oracle: Oracle, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +96,7 @@ async def test_bytes_travel_by_the_transport_that_both_have(
         monkeypatch.setattr(
             "twolane.worker.process.codecs", lambda store: {transfer_pb2.TRANSPORT_GRPC: InlineCodec(store)}
         )
-    pair: Pair = await new_pair()
+    pair: Pair = await new_pair(nixl=transport == "nixl")
     tokens = prompts(1, seed=6)[0]
     first, second = await pair.ask("r", tokens)
     await until(lambda: second.over)
@@ -109,7 +109,7 @@ async def test_bytes_travel_by_the_transport_that_both_have(
 async def test_layers_go_ahead_of_the_step(
     new_pair: Callable[..., Any], oracle: Oracle, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With no least size every layer goes when it is computed; chunks, skipped pages and answers stay right."""
+    """With no least size each layer goes when it is computed, in chunks, past skipped pages."""
     if transport == "tcp":
         names = iter(f"host-{index}" for index in range(10_000))
         monkeypatch.setattr("twolane.worker.process.host_id", lambda: next(names))

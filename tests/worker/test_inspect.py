@@ -16,7 +16,12 @@ from twolane.v1 import broker_pb2, transfer_pb2, worker_pb2
 
 def entry(owner: bool, **changed: Any) -> worker_pb2.LeaseEntry:
     """A lease of "d" for "p" in a worker's books."""
-    fields = {"lease_id": "l", "request_id": "r", "fence": 7, "peer_id": "p" if owner else "d"}
+    fields: dict[str, Any] = {
+        "lease_id": "l",
+        "request_id": "r",
+        "fence": 7,
+        "peer_id": "p" if owner else "d",
+    }
     return worker_pb2.LeaseEntry(owner=owner, **(fields | changed))
 
 

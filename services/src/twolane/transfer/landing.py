@@ -15,7 +15,7 @@ from twolane.core.errors import Incompatible, LeaseInvalid, TwolaneError, error_
 from twolane.transfer.metrics import TransferMetrics
 from twolane.transfer.page_store import PageMemory
 from twolane.transfer.receiving import Receiving
-from twolane.transfer.transports import TransportCodec, layers_of, run_bytes
+from twolane.transfer.transports import FetchingCodec, TransportCodec, layers_of, run_bytes
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1 import types_pb2, worker_pb2
 
@@ -135,6 +135,24 @@ class Landing:
         """Lands one push, or refuses it whole; never raises for what the writer sent."""
         try:
             self._apply(push)
+        except TwolaneError as error:
+            return self.refuse(push, error)
+        return pb.PagePushAck(lease_id=push.lease_id)
+
+    async def take(self, push: pb.PagePush) -> pb.PagePushAck:
+        """The same for bytes that may have to be fetched first; the lease is checked before and after."""
+        expected = self._expected.get(push.lease_id)
+        codec = self._codecs.get(expected.lease.transport) if expected is not None else None
+        if push.WhichOneof("message") != "run" or not isinstance(codec, FetchingCodec):
+            return self.apply(push)
+        try:
+            began_s = time.monotonic()
+            self._check_run(self._checked(push), push.run)
+            data = await codec.fetch(push.run)
+            expected = self._checked(push)
+            self._check_run(expected, push.run)
+            codec.put(push.run, data)
+            self._landed(expected, push.run, time.monotonic() - began_s)
         except TwolaneError as error:
             return self.refuse(push, error)
         return pb.PagePushAck(lease_id=push.lease_id)

@@ -9,13 +9,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
 
 from twolane.core.errors import Incompatible, LeaseInvalid
-from twolane.transfer.page_store import Layers, PageMemory, PageStore, PeerSegments, joined
+from twolane.transfer.page_store import (
+    Layers,
+    PageBytes,
+    PageMemory,
+    PageStore,
+    PeerSegments,
+    joined,
+)
 from twolane.v1 import transfer_pb2 as pb
 
 # A push is one message: small enough that landing it never holds the event loop for long.
@@ -49,6 +56,35 @@ class TransportCodec(Protocol):
             LeaseInvalid: the checksum differs; the pages hold nothing that may be used.
         """
         ...
+
+
+@runtime_checkable
+class FetchingCodec(TransportCodec, Protocol):
+    """A way whose bytes take time to come: they are fetched, and put into pages if these are still open."""
+
+    async def fetch(self, run: pb.PageRun) -> PageBytes:
+        """The bytes of a run, one after the other.
+
+        Raises:
+            Incompatible: they are of another size than this worker's pages.
+            WorkerLost: the peer can't be read.
+        """
+        ...
+
+    def put(self, run: pb.PageRun, data: PageBytes) -> None:
+        """Puts fetched bytes into pages. Raises LeaseInvalid when the checksum differs."""
+        ...
+
+
+class SampledChecksum:
+    """Checksums for bytes that something else keeps safe already: the first run's and every 64th's."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+
+    def of(self, store: PageMemory, page_ids: Sequence[int], layers: Layers) -> int:
+        """The checksum for a run of these pages, or 0."""
+        return digest(store.source(page_ids, layers)) if next(self._count) % SAMPLED == 0 else 0
 
 
 class InlineCodec:
@@ -103,14 +139,13 @@ class SharedMemoryCodec:
     def __init__(self, store: PageStore) -> None:
         self._store = store
         self._peers = PeerSegments()
-        self._count = itertools.count()
+        self._checksum = SampledChecksum()
 
     def pack(self, source_ids: Sequence[int], target_ids: Sequence[int], layers: Layers) -> Iterator[Packed]:
         """See TransportCodec."""
         store, columns = self._store, self._store.columns(layers)
         for sources, targets in slices(store, source_ids, target_ids, layers, MAX_SHARED_BYTES):
-            sampled = next(self._count) % SAMPLED == 0
-            run = page_run(targets, layers, digest(store.source(sources, layers)) if sampled else 0)
+            run = page_run(targets, layers, self._checksum.of(store, sources, layers))
             run.shared_memory.segment = store.segment
             run.shared_memory.offsets.extend(each * store.page_bytes + columns.start for each in sources)
             run.shared_memory.length_bytes = columns.stop - columns.start

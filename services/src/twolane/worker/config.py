@@ -40,6 +40,8 @@ class WorkerConfig(ProcessConfig):
     """Port of probes and metrics; 0 takes a free one."""
     data_port: Port = 0
     """TCP port on which pages of other hosts come in; 0 takes a free one."""
+    nixl: bool = False
+    """Lets workers of other hosts read pages by NIXL (RDMA where there is any); needs the extra `nixl`."""
     port_file: Path | None = None
     """File to write the bound ports to, as JSON."""
 

@@ -37,7 +37,7 @@ from twolane.transfer.page_store import PageStore, host_id
 from twolane.transfer.sender import Sender
 from twolane.transfer.stream_server import StreamServer
 from twolane.transfer.transports import codecs
-from twolane.v1 import broker_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
+from twolane.v1 import broker_pb2, transfer_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
 from twolane.worker.admission import Limits
 from twolane.worker.assignment import Assignment
 from twolane.worker.config import WorkerConfig
@@ -180,6 +180,10 @@ class WorkerProcess:
     def _build_transfers(self) -> None:
         fingerprint, table = self._engine.fingerprint, self._table
         self._codecs = codecs(self._store)
+        if self._config.nixl:
+            from twolane.transfer.nixl_codec import NixlCodec
+
+            self._codecs[transfer_pb2.TRANSPORT_NIXL] = NixlCodec(self._store)
         self._landing = Landing(
             self._store,
             self._codecs,

@@ -161,7 +161,7 @@ class PageTransferService(transfer_pb2_grpc.PageTransferServicer):
     ) -> AsyncIterator[transfer_pb2.PagePushAck]:
         """A prefill worker's pages."""
         async for push in request_iterator:
-            yield self._landing.apply(push)
+            yield await self._landing.take(push)
 
 
 class Books:
