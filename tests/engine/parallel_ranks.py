@@ -30,17 +30,21 @@ def answers(engine: Engine, n_new: int = 10) -> list[dict[str, list[float]]]:
         for i, p in enumerate(PROMPTS)
     ]
     logprobs: list[list[float]] = [[] for _ in sequences]
+    first = True
     while any(sequence.n_generated < n_new for sequence in sequences):
         rows = []
         for sequence in sequences:
             left = len(sequence.tokens) - sequence.n_computed
             rows.append(Row(sequence, min(left, 16), left <= 16))
+        if first:
+            # A step that samples nothing.
+            rows, first = [rows[-1]], False
         engine.keep_alive()
-        for sequence, found, drawn in zip(sequences, logprobs, engine.step(rows), strict=True):
+        for row, drawn in zip(rows, engine.step(rows), strict=True):
             if drawn is not None:
                 assert drawn.logprob is not None
-                sequence.tokens.append(drawn.token_id)
-                found.append(drawn.logprob.logprob)
+                row.sequence.tokens.append(drawn.token_id)
+                logprobs[sequences.index(row.sequence)].append(drawn.logprob.logprob)
     return [
         {"tokens": list(sequence.tokens[sequence.n_prompt :][:n_new]), "logprobs": found[:n_new]}
         for sequence, found in zip(sequences, logprobs, strict=True)

@@ -77,7 +77,11 @@ class KernelForward:
         # One buffer for all layers, zeroed once: attention leaves padded rows unwritten.
         attended = hidden.new_zeros(hidden.shape[0], model.n_heads, spec.head_dim)
         for number, layer in enumerate(model.layers):
-            out = model.project_out(self._attend(step, number, hidden, attended), layer)
+            self._attend(step, number, hidden, attended)
+            if number == spec.n_layers - 1 and last.shape[0] == 0:
+                # A chunk in the middle of a prompt: its keys and values are stored, nothing else is wanted.
+                return hidden.new_empty(0, spec.vocab_size)
+            out = model.project_out(attended.flatten(1), layer)
             hidden = rms_norm(out, layer.mlp_norm, spec.norm_eps, residual=residual)
             gate_up = functional.linear(hidden, layer.gate_up, layer.gate_up_bias)
             out = model.project_down(silu_mul(gate_up), layer)
@@ -88,8 +92,8 @@ class KernelForward:
         hidden = rms_norm(out.index_select(0, last), model.final_norm, spec.norm_eps, residual=summed)
         return model.logits(hidden)
 
-    def _attend(self, step: StepInputs, number: int, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Projects, rotates, stores keys and values, attends into `out`; returns it as [T, Hq * D]."""
+    def _attend(self, step: StepInputs, number: int, hidden: torch.Tensor, out: torch.Tensor) -> None:
+        """Projects, rotates, stores keys and values, attends into `out` [T, Hq, D]."""
         layer = self._model.layers[number]
         spec, n_heads, n_kv_heads = self._model.spec, self._model.n_heads, self._n_kv_heads
         fused = functional.linear(hidden, layer.qkv, layer.qkv_bias)
@@ -109,4 +113,3 @@ class KernelForward:
             paged_prefill_attention(
                 query[n_decode:], kv, step.starts, window_tokens=window, out=out[n_decode:]
             )
-        return out.view(out.shape[0], n_heads * spec.head_dim)

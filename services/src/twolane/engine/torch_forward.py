@@ -86,6 +86,8 @@ class TorchForward:
                 self.on_layer(number + 1)
             if number == spec.n_layers - 1 and len(batch.sampled) != residual.shape[0]:
                 # Only sampled tokens go on: what follows mixes no tokens.
+                if not batch.sampled:
+                    break
                 last = torch.from_numpy(batch.last)
                 attended, residual = attended[last], residual[last]
             model.add_out(residual, attended, layer)
@@ -94,9 +96,11 @@ class TorchForward:
             else:
                 for part in torch.split(residual, _MLP_ROWS):
                     self._add_mlp(layer, part)
-        hidden = functional.rms_norm(residual, (spec.hidden_size,), model.final_norm, spec.norm_eps)
         if step.copied is not None and self._copy is not None:
             self._copy.commit(step.copied)
+        if not batch.sampled:
+            return residual.new_empty(0, spec.vocab_size)
+        hidden = functional.rms_norm(residual, (spec.hidden_size,), model.final_norm, spec.norm_eps)
         return model.logits(hidden)
 
     def _add_mlp(self, layer: LayerWeights, residual: torch.Tensor) -> None:

@@ -24,6 +24,7 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _FLOATS = ("F32", "F16", "BF16")
 _HEADER_LIMIT_BYTES = 100_000_000
+_TURNED_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,16 @@ def tokenizer_sha256(model_dir: Path) -> str:
         ) from error
 
 
+def _copy(target: torch.Tensor, values: torch.Tensor) -> None:
+    """Copies and casts; into an input-major matrix by blocks of rows, so that they turn in the cache."""
+    if target.dim() == 2 and target.stride(1) != 1:
+        for start in range(0, target.shape[0], _TURNED_ROWS):
+            block = slice(start, start + _TURNED_ROWS)
+            target[block].copy_(values[block].to(target.dtype))
+    else:
+        target.copy_(values)
+
+
 class Checkpoint:
     """The mapped weight files of one folder."""
 
@@ -170,6 +181,6 @@ class Checkpoint:
                     values = handle.get_tensor(name)
                 else:
                     values = handle.get_slice(name)[(slice(None),) * slot.axis + (slot.part,)]
-                slot.target.copy_(values)
+                _copy(slot.target, values)
                 done_bytes += values.numel() * values.element_size()
                 progress(done_bytes)
