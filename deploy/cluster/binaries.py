@@ -76,11 +76,12 @@ def ensure(*names: str) -> dict[str, Path]:
 
 
 def _ensure(program: Program) -> Path:
-    target = cache_folder() / f"{program.name}-{program.version}"
+    # The file has the program's plain name: kubectl tells the API server its own as the writer of a field.
+    target = cache_folder() / f"{program.name}-{program.version}" / program.name
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_name(f".{target.name}.lock")):
+    with _locked(target.with_name(".lock")):
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
                 made = Path(folder) / program.name

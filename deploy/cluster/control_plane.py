@@ -68,11 +68,13 @@ class ControlPlane:
         self._processes[name].stop()
 
     def start_part(self, name: str) -> None:
-        """Starts one program again."""
+        """Starts one program again, and those that could not live without it."""
         process = self._processes[name]
         process.start()
         if name == "kube-apiserver":
             process.wait_for(self._api_answers, READY_TIMEOUT_S)
+        for other in self._processes.values():
+            other.start()
 
     def _write_credentials(self) -> None:
         folder = self._folder

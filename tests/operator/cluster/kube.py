@@ -84,7 +84,10 @@ class Kube:
 
         def matches() -> Json:
             condition = self.condition(namespace, name, kind)
-            return condition if all(condition[field] == value for field, value in wanted.items()) else {}
+            if any(condition[field] != value for field, value in wanted.items()):
+                # Shown when the time is over.
+                raise KeyError(str(condition))
+            return condition
 
         return eventually(matches)
 
