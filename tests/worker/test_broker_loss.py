@@ -75,7 +75,7 @@ def slow_down(worker: RunningWorker) -> None:
         time.sleep(0.03)
         return step(*arguments)
 
-    worker.engine.step = slow_step  # type: ignore[method-assign]
+    worker.engine.step = slow_step  # type: ignore[method-assign, assignment]
 
 
 async def test_requests_run_on_and_new_ones_begin_while_the_broker_is_gone(

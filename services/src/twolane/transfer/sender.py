@@ -142,6 +142,11 @@ class Sender:
         """Computed pages that are kept only until they have landed at their peers."""
         return sum(outgoing.pinned_pages for outgoing in self._outgoing.values())
 
+    def waiting_pages(self) -> int:
+        """Those of prompts that are complete: nothing but their transfer frees them."""
+        complete = (each for each in self._outgoing.values() if each.handover is not None)
+        return sum(outgoing.pinned_pages for outgoing in complete)
+
     async def close(self) -> None:
         """Ends all streams."""
         for stream in self._streams.values():

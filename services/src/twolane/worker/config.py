@@ -72,6 +72,11 @@ class WorkerConfig(ProcessConfig):
     """Tokens of one chunk of a long prompt."""
     layer_push_mib: Annotated[float, Field(ge=0)] = 4.0
     """Layers of a running step go ahead to the decode worker when so many MiB of them are there; 0: never."""
+    max_pinned_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """No prompt is computed while computed ones that wait for their transfer hold more than this share of the
+    pages: decode workers that can't take more hold prefill back, and its queue the routers."""
+    parity_share: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """Share of answers after a transfer that an idle worker computes again by itself to compare them."""
     max_decode_rows: Positive = 64
     """Answers that grow in one engine step at most."""
     max_waiting: Positive = 1024

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import operator
 import socket
 import time
 from collections.abc import Callable
@@ -46,6 +48,7 @@ from twolane.worker.layer_push import LayerPush
 from twolane.worker.leases import Leases
 from twolane.worker.membership import Identity, Membership
 from twolane.worker.metrics import WorkerMetrics
+from twolane.worker.parity import ParityProbe
 from twolane.worker.service import Books, PageTransferService, WorkerService, drain
 from twolane.worker.step_loop import StepLoop
 from twolane.worker.table import Parts, RequestTable
@@ -102,6 +105,7 @@ class WorkerProcess:
         self._store = store
         self._metrics = WorkerMetrics(registry)
         self._transfers = TransferMetrics(registry)
+        self._registry = registry
         self._rpc = RpcServer("worker", config.host, config.port, registry=registry)
         self._probes = ProbeServer(config.host, config.http_port, registry, self.why_not_ready)
         self._broker = open_channel(config.broker)
@@ -209,6 +213,11 @@ class WorkerProcess:
         announced = fingerprint_to_proto(fingerprint)
         self._leases = Leases(self._broker, self.identity, self._landing, announced, time.monotonic)
         table.sender, table.leases = self._sender, self._leases
+        self._steps.hold_back = self._too_many_pinned
+        idle = functools.partial(operator.not_, self._parts.prefill)
+        self._probe = ParityProbe(self._config.parity_share, idle, table.submit, self._registry)
+        table.open_session(self._probe.outbox)
+        table.transferred = self._probe.finished
 
     def _add_services(self) -> None:
         books = Books(self._engine.pool, self._table, self.identity, self.assignment)
@@ -265,6 +274,9 @@ class WorkerProcess:
         self._metrics.observe_load(load, pool.cached)
         self._transfers.pinned_pages.set(self._sender.pinned_pages())
         return load
+
+    def _too_many_pinned(self) -> bool:
+        return self._sender.waiting_pages() > self._config.max_pinned_share * self._engine.pool.n_pages
 
     async def _keep_leases(self) -> None:
         await self._leases.keep_alive(self._table.lease_expired)

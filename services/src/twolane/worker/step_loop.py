@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from twolane.core.clock import Clock
@@ -34,6 +35,7 @@ class StepLoop:
         metrics: step times and token counts.
 
     Attributes:
+        hold_back: whether no prompt may be computed now; a wake follows when that changes.
         layers: sends layers ahead of the step's end; None: pages go after it.
     """
 
@@ -52,6 +54,7 @@ class StepLoop:
         self._now = now
         self._meter = meter
         self._metrics = metrics
+        self.hold_back: Callable[[], bool] = lambda: False
         self.layers: LayerPush | None = None
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -69,7 +72,8 @@ class StepLoop:
                 decoding, preempted = self._parts.decode.rows()
                 for sequence in preempted:
                     self._table.preempted(sequence)
-                batch = self._parts.prefill.next_batch(self._now())
+                held = self.hold_back()
+                batch = PrefillBatch() if held else self._parts.prefill.next_batch(self._now())
                 if decoding or batch.chunks:
                     await self._step(decoding, batch)
                 else:

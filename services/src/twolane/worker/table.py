@@ -73,12 +73,14 @@ class RequestTable:
     Attributes:
         sender: transfers that leave; set by the process before the first request.
         leases: leases on our pages; likewise.
+        transferred: told of each answer that ended well after a transfer to us; likewise.
         draining: nothing new is taken.
         empty: set while there is no request.
     """
 
     sender: Sender
     leases: Leases
+    transferred: Callable[[Sequence], None]
 
     def __init__(
         self, parts: Parts, limits: Limits, now: Clock, wake: Callable[[], None], metrics: WorkerMetrics
@@ -360,6 +362,8 @@ class RequestTable:
         self._parts.intake.admission.forget(request.request_id)
         if outcome == "finished" and request.phase is not Phase.PREFILL:
             self._parts.intake.admission.finished(request.sequence)
+        if outcome == "finished" and request.phase is Phase.DECODE:
+            self.transferred(request.sequence)
         self._metrics.ended.labels(outcome).inc()
         self._parts.prefill.remove(request.request_id)
         self._parts.decode.remove(request.request_id)
