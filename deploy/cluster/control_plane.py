@@ -103,6 +103,8 @@ class ControlPlane:
                 "use-service-account-credentials": "true",
                 "leader-elect": "false",
                 "secure-port": 0,
+                # A busy machine must not make the test's nodes look dead.
+                "node-monitor-grace-period": "10m",
             },
             "kube-scheduler": {"kubeconfig": self.kubeconfig, "leader-elect": "false", "secure-port": 0},
             "kwok": {
@@ -112,6 +114,7 @@ class ControlPlane:
                 "cidr": "10.0.0.1/8",
                 "node-ip": "10.0.0.1",
                 "node-port": 0,
+                "node-lease-duration-seconds": 120,
             },
         }
         return [str(self._programs[name]), *(f"--{flag}={value}" for flag, value in flags[name].items())]

@@ -91,7 +91,7 @@ def test_routers_and_brokers_understand_every_flag_they_get() -> None:
     assert {"name": "api-keys", "mountPath": "/etc/twolane/api-keys", "readOnly": True} in _container(
         template
     )["volumeMounts"]
-    broker = BrokerConfig.from_args(_container(broker_template(OWNER, spec, IMAGE))["args"][1:])
+    broker = BrokerConfig.from_args(_container(broker_template(OWNER, spec, IMAGE, "r1"))["args"][1:])
     assert (broker.host, broker.port, broker.http_port) == ("0.0.0.0", 9200, 9400)
 
 
@@ -123,7 +123,8 @@ def test_secrets_stay_in_their_secrets() -> None:
     volume = model_volume(Model.model_validate({"s3": source}))
     assert [entry["valueFrom"]["secretKeyRef"]["name"] for entry in volume.fetch_env] == ["aws", "aws"]
     redis = _spec(broker={"redis": {"secretName": "redis"}})
-    [entry] = [e for e in _container(broker_template(OWNER, redis, IMAGE))["env"] if "REDIS" in e["name"]]
+    container = _container(broker_template(OWNER, redis, IMAGE, "r1"))
+    [entry] = [e for e in container["env"] if "REDIS" in e["name"]]
     assert entry["valueFrom"] == {"secretKeyRef": {"name": "redis", "key": "url"}}
 
 
@@ -221,3 +222,13 @@ def test_the_address_keeps_its_name_over_revisions() -> None:
     service = router_service(OWNER, _spec())
     assert service["metadata"]["name"] == "demo"
     assert "serving.twolane.dev/revision" not in service["spec"]["selector"]
+
+
+def test_revisions_that_share_a_redis_have_books_of_their_own() -> None:
+    """Prefill and decode of different revisions must not meet in it."""
+    spec = _spec(broker={"redis": {"secretName": "redis"}})
+    names = set()
+    for revision in ("r1", "r2"):
+        args = _container(broker_template(OWNER, spec, IMAGE, revision))["args"]
+        names.add(BrokerConfig.from_args(args[1:]).redis_namespace)
+    assert names == {"team/demo/r1", "team/demo/r2"}

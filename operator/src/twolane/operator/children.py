@@ -37,7 +37,8 @@ def of_revision(
     """Broker and routers of a revision with their counts; the broker first, since all others ask for it."""
     broker = broker_address(owner, revision)
     labels = {COMPONENT_LABEL: "broker", REVISION_LABEL: revision}
-    brokers = _deployment(owner, spec, owner.broker(revision), labels, broker_template(owner, spec, image))
+    template = broker_template(owner, spec, image, revision)
+    brokers = _deployment(owner, spec, owner.broker(revision), labels, template)
     labels = {COMPONENT_LABEL: "router", REVISION_LABEL: revision}
     template = router_template(owner, spec, image, broker)
     routers = _deployment(owner, spec, owner.router(revision), labels, template)

@@ -32,6 +32,9 @@ class BrokerConfig(ProcessConfig):
     redis_url: str = Field(default="", repr=False)
     """Redis that keeps the books, redis://[:password@]host:6379/0; empty: this process's memory."""
 
+    redis_namespace: str = ""
+    """Prefix of all keys, so that brokers of different deployments can share one Redis; empty: twolane's."""
+
     redis_timeout_s: float = Field(default=3.0, gt=0)
     """Longest time for one operation in Redis, retries included."""
 

@@ -26,7 +26,7 @@ from twolane.core.errors import ConfigError
 from twolane.rpc.server import RpcServer
 from twolane.state.contract import BrokerState
 from twolane.state.memory import MemoryState
-from twolane.state.redis import RedisState
+from twolane.state.redis import NAMESPACE, RedisState
 from twolane.telemetry import metrics
 from twolane.telemetry.logs import configure_logging
 from twolane.telemetry.probes import ProbeServer
@@ -42,7 +42,9 @@ SERVICE = "twolane.v1.Broker"
 def make_state(config: BrokerConfig, clock: Clock) -> BrokerState:
     """The state the configuration names: Redis, or this process's memory."""
     if config.redis_url:
-        return RedisState(config.redis_url, timeout_s=config.redis_timeout_s)
+        # Braces: in a Redis cluster all keys of one deployment must lie on one node.
+        namespace = f"{{{config.redis_namespace}}}" if config.redis_namespace else NAMESPACE
+        return RedisState(config.redis_url, namespace=namespace, timeout_s=config.redis_timeout_s)
     return MemoryState(clock, first_number=time.time_ns() // 1000)
 
 

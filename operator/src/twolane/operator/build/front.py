@@ -31,10 +31,13 @@ def router_url(owner: Owner) -> str:
     return f"http://{owner.name}.{owner.namespace}.svc:{ROUTER_HTTP_PORT}/v1"
 
 
-def broker_template(owner: Owner, spec: ModelDeploymentSpec, image: str) -> Json:
-    """The pods of a broker."""
+def broker_template(owner: Owner, spec: ModelDeploymentSpec, image: str, revision: str) -> Json:
+    """The pods of one revision's broker."""
     args = ["broker", "--host", "0.0.0.0", "--port", str(BROKER_PORT), "--http-port", str(PROBE_PORT)]  # noqa: S104
     redis = spec.broker.redis
+    if redis is not None:
+        # Revisions and ModelDeployments may share a Redis; their workers must not meet in it.
+        args += ["--redis-namespace", f"{owner.namespace}/{owner.name}/{revision}"]
     plan = PodPlan(
         component="broker",
         image=image,

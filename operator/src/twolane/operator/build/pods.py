@@ -102,8 +102,10 @@ def _container(spec: ModelDeploymentSpec, plan: PodPlan) -> Json:
         **_confined(spec, plan),
         "name": "twolane",
         "args": plan.args,
-        "env": [_from_pod("POD_NAME", "metadata.name"), _from_pod("POD_IP", "status.podIP"), *_home(), *plan.env],
-        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in plan.ports.items()],
+        "env": [*_identity(), *_home(), *plan.env],
+        "ports": [
+            {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in plan.ports.items()
+        ],
         "startupProbe": probe("/healthz", failureThreshold=STARTUP_S // _PROBE_PERIOD_S),
         "livenessProbe": probe("/healthz", periodSeconds=10, failureThreshold=6),
         "readinessProbe": probe("/readyz", failureThreshold=2),
@@ -120,7 +122,7 @@ def _container(spec: ModelDeploymentSpec, plan: PodPlan) -> Json:
 
 
 def _fetcher(spec: ModelDeploymentSpec, plan: PodPlan, model: ModelVolume) -> Json:
-    writable = [{name: value for name, value in mount.items() if name != "readOnly"} for mount in model.mounts]
+    writable = [{**mount, "readOnly": False} for mount in model.mounts]
     return {
         **_confined(spec, plan),
         "name": "fetch-model",
@@ -149,8 +151,9 @@ def _home() -> list[Json]:
     return [{"name": "HOME", "value": "/tmp"}]  # noqa: S108
 
 
-def _from_pod(name: str, path: str) -> Json:
-    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+def _identity() -> list[Json]:
+    paths = {"POD_NAME": "metadata.name", "POD_IP": "status.podIP"}
+    return [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in paths.items()]
 
 
 PROBE_PORTS = {"http": PROBE_PORT}

@@ -68,9 +68,7 @@ def worker_pool(owner: Owner, pool: PoolPlan) -> Json:
     return {"apiVersion": API_VERSION, "kind": WORKER_POOL, "metadata": metadata, "spec": spec}
 
 
-def worker_template(
-    owner: Owner, spec: ModelDeploymentSpec, pool: PoolPlan, image: str, broker: str
-) -> Json:
+def worker_template(owner: Owner, spec: ModelDeploymentSpec, pool: PoolPlan, image: str, broker: str) -> Json:
     """The pods of one pool.
 
     Args:
