@@ -28,7 +28,8 @@ async def test_prompts_wait_while_transfers_hold_too_many_pages(
         )
         return tokens, first
 
-    prompts, answers = [], []
+    prompts: list[list[int]] = []
+    answers: list[Any] = []
     while sender.waiting_pages() <= limit:
         tokens, first = await ask(len(prompts))
         prompts.append(tokens)
