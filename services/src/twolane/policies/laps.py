@@ -25,6 +25,11 @@ LEAST_CHUNK = 4.0
 MIN_EFFICIENCY = 4.0
 # How steeply the weight of short prompts falls with the age of the oldest long one.
 WEIGHT_POWER = 4
+LEAST_WEIGHT = 1e-6
+# A lane that is fully behind counts the capacity that a larger batch saves this many times inversely.
+LEAST_AHEAD = 0.02
+# A step costs at least this share of its time as such; steps of equal size alone don't tell how much.
+LEAST_SAVING = 0.01
 # Predicted times may be exceeded by this share before a deadline is at risk.
 SAFETY = 1.1
 
@@ -58,9 +63,6 @@ class _Moment:
     cost: PrefillCost
     memory: LapsMemory
 
-    def with_memory(self, memory: LapsMemory) -> _Moment:
-        return replace(self, memory=memory)
-
 
 @dataclass(frozen=True, slots=True)
 class Laps:
@@ -86,7 +88,7 @@ class Laps:
     waits or arrives up to A later (2A for those with a priority), the prompt itself included. Then it ends
     within
 
-        B + C · (k·S + L),    C = Σ ⌈W / smallest chunk⌉
+        B + C · (k·S + L),    C = Σ ⌈2W / long_chunk_min_tokens⌉
 
     of its arrival, however many short prompts arrive; a longer lane of long prompts changes nothing
     unless they arrive within A.
@@ -192,27 +194,35 @@ class Laps:
         return PrefillDecision(chunks, memory=replace(memory, measured=measured, short_run=0))
 
     def _long_batch(self, moment: _Moment) -> tuple[Chunk, ...]:
-        """The next chunk of the first long prompt, and small ones behind it while they cost it little.
+        """The next chunk of the first long prompt; if that ends it, whole others that cost it little.
 
-        A prompt that joins delays the first by its own time and saves the queue the constant part of a step.
+        A prompt is cut into equal chunks, so that none ends in a small step. A prompt that joins delays the
+        first by its own time and saves the queue the constant part of a step; a lane that is behind needs
+        the capacity, so there the saving counts for the prompts to come, too.
         """
         ordered = self._long_order(moment)
-        room = self._chunk_tokens(moment, ordered[0])
-        if not self.settings.adaptive_chunk or not moment.cost.trusted(self.settings.fit_min_samples):
-            return pack(ordered, BatchLimits(room))
-        chosen = 1
-        fill_s = len(ordered) * moment.cost.heavy_constant_s
-        batch_s = self._marginal_s(moment, ordered[0])
-        for prompt in ordered[1:]:
-            batch_s += self._marginal_s(moment, prompt)
-            if batch_s > fill_s:
+        first, settings = ordered[0], self.settings
+        if not self._adapts_chunks(moment):
+            return pack(ordered, BatchLimits(settings.long_chunk_tokens))
+        longest_s = self._chunk_target_s(moment)
+        most = min(settings.long_chunk_max_tokens, settings.max_batch_tokens)
+        room = max(settings.long_chunk_min_tokens, moment.cost.tokens_within(longest_s, first.cached_tokens))
+        room = min(room, most)
+        if first.uncached_tokens > room:
+            pieces = math.ceil(first.uncached_tokens / room)
+            return (Chunk(first.request_id, math.ceil(first.uncached_tokens / pieces)),)
+        ahead = max(1.0 - self._behind(moment), LEAST_AHEAD)
+        step_s = moment.cost.prompt_s(first.uncached_tokens, first.cached_tokens)
+        saved_s = max(moment.cost.heavy_constant_s, LEAST_SAVING * step_s)
+        fill_s = min(len(ordered) * saved_s / ahead, longest_s - moment.cost.constant_s)
+        chosen, tokens, batch_s = 0, 0, 0.0
+        for prompt in ordered:
+            tokens += prompt.uncached_tokens
+            batch_s += moment.cost.marginal_s(prompt.uncached_tokens, prompt.cached_tokens)
+            if chosen and (batch_s > fill_s or tokens > most):
                 break
             chosen += 1
-        return pack(ordered[:chosen], BatchLimits(room))
-
-    @staticmethod
-    def _marginal_s(moment: _Moment, prompt: WaitingPrefill) -> float:
-        return moment.cost.marginal_s(prompt.uncached_tokens, prompt.cached_tokens)
+        return pack(ordered[:chosen], BatchLimits(most))
 
     def _long_order(self, moment: _Moment) -> list[WaitingPrefill]:
         """By arrival plus lead; service times fall as prompts advance, so a started one keeps its place."""
@@ -221,8 +231,7 @@ class Laps:
         mean_s = sum(services) / len(services)
         oldest_s = now_s - min(prompt.arrival_s for prompt in moment.longs)
         # Sizes matter as far as the lane is behind: with all deadlines far off, first come is fair.
-        behind = min(1.0, oldest_s / max(min(map(self._long_budget_s, moment.longs)), 1e-9))
-        size_s = settings.size_share * behind * oldest_s
+        size_s = settings.size_share * self._behind(moment) * oldest_s
         keys = {}
         for prompt, service_s in zip(moment.longs, services, strict=True):
             budget_s = self._long_budget_s(prompt)
@@ -233,23 +242,27 @@ class Laps:
             keys[prompt.request_id] = start_s + min(lead_s, settings.long_age_limit_s)
         return sorted(moment.longs, key=lambda prompt: keys[prompt.request_id])
 
+    def _behind(self, moment: _Moment) -> float:
+        """How far the long lane is behind: its oldest wait as a share of its tightest budget, at most 1."""
+        oldest_s = moment.now_s - min(prompt.arrival_s for prompt in moment.longs)
+        return min(1.0, oldest_s / max(min(map(self._long_budget_s, moment.longs)), 1e-9))
+
     def _long_budget_s(self, prompt: WaitingPrefill) -> float:
         """Seconds from a long prompt's arrival until it is due."""
         if prompt.deadline_s is None:
             return self.settings.long_budget_s
         return max(0.0, prompt.deadline_s - prompt.arrival_s)
 
-    def _chunk_tokens(self, moment: _Moment, head: WaitingPrefill) -> int:
-        """Tokens of the next chunk: the longer the queue the larger, the more short prompts the smaller."""
-        settings, cost = self.settings, moment.cost
-        if not settings.adaptive_chunk or not cost.trusted(settings.fit_min_samples):
-            return settings.long_chunk_tokens
-        longest_s = min(settings.long_chunk_target_s, self._slack_s(moment))
-        least_s = max(settings.long_chunk_target_s / LEAST_CHUNK, MIN_EFFICIENCY * cost.constant_s)
-        target_s = max(min(self._best_chunk_s(moment), longest_s), least_s)
-        tokens = cost.tokens_within(target_s, head.cached_tokens)
-        most = min(settings.long_chunk_max_tokens, settings.max_batch_tokens)
-        return max(settings.long_chunk_min_tokens, min(tokens, most))
+    def _chunk_target_s(self, moment: _Moment) -> float:
+        """Seconds of the next chunk: the longer the queue the more, the more short prompts the less."""
+        target_s = self.settings.long_chunk_target_s
+        longest_s = min(target_s, self._slack_s(moment))
+        least_s = max(target_s / LEAST_CHUNK, MIN_EFFICIENCY * moment.cost.constant_s)
+        return max(min(self._best_chunk_s(moment), longest_s), least_s)
+
+    def _adapts_chunks(self, moment: _Moment) -> bool:
+        """Whether chunks are sized by cost. Long prompts alone never show what light steps cost."""
+        return self.settings.adaptive_chunk and moment.cost.fit.heavy.samples >= self.settings.fit_min_samples
 
     def _best_chunk_s(self, moment: _Moment) -> float:
         """Seconds of a chunk at which both lanes together lose least.
@@ -315,7 +328,7 @@ class Laps:
         oldest = min(moment.longs, key=lambda prompt: prompt.arrival_s)
         budget_s = max(self._long_budget_s(oldest), 1e-9)
         left = max(0.0, 1.0 - (moment.now_s - oldest.arrival_s) / budget_s)
-        return max(settings.short_weight, settings.fresh_weight * left**WEIGHT_POWER)
+        return max(settings.short_weight, settings.fresh_weight * left**WEIGHT_POWER, LEAST_WEIGHT)
 
     def _short_runs_allowed(self, moment: _Moment) -> int:
         """Short batches in a row, fewer as the oldest long prompt ages, never less than one."""

@@ -13,8 +13,10 @@ from itertools import combinations
 
 # Share of their weight that older samples keep at each new one: about the last 100 count.
 FADE = 0.99
-# Solving is a little costly, so the coefficients follow every few samples.
+# Solving is a little costly, so the coefficients follow every few samples, later more rarely.
 SOLVE_EVERY = 8
+SETTLED_SAMPLES = 128
+SETTLED_EVERY = 32
 RIDGE = 1e-9
 
 Vector = tuple[float, ...]
@@ -84,7 +86,8 @@ class StepFit:
             changed = replace(self, light=self.light.add(features, seconds))
         else:
             changed = replace(self, heavy=self.heavy.add(features, seconds))
-        return changed.solved() if changed.samples % SOLVE_EVERY == 0 else changed
+        every = SOLVE_EVERY if changed.samples <= SETTLED_SAMPLES else SETTLED_EVERY
+        return changed.solved() if changed.samples % every == 0 else changed
 
     def solved(self) -> StepFit:
         """With the coefficients that fit the sums best."""

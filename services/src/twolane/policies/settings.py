@@ -33,7 +33,7 @@ class PrefillSettings:
         long_chunk_max_tokens: largest chunk of a long prompt that laps cuts.
         long_chunk_target_s: seconds a chunk of a long prompt should take, so that a short prompt that
             arrives meanwhile is held back no longer.
-        long_age_limit_s: a long prompt that waited this long is overtaken by no later one.
+        long_age_limit_s: a long prompt is overtaken by none that arrived this much later.
         short_budget_s: the time that a short prompt without a deadline should be served in.
         long_budget_s: the time that a long prompt without a deadline should be served in.
         size_share: among long prompts a much larger one gives way to those that arrived up to this share of
@@ -67,8 +67,8 @@ class PrefillSettings:
     short_budget_s: float = 0.4
     long_budget_s: float = 2.0
     deadline_margin_s: float = 0.005
-    size_share: float = 0.4
-    late_share: float = 0.15
+    size_share: float = 0.3
+    late_share: float = 0.1
     short_weight: float = 0.02
     fresh_weight: float = 0.4
     priority_s: float = 1.0
