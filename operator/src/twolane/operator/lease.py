@@ -66,17 +66,19 @@ class Elector:
 
     async def lead(self) -> None:
         """Returns when this replica leads; waits as long as another does."""
-        while not await self._attempt():  # noqa: ASYNC110
+        while not await self._attempt(DEADLINE_S):  # noqa: ASYNC110
             await asyncio.sleep(RENEW_S)
         log.info("leading", extra={"identity": self._me})
 
     async def keep(self) -> None:
         """Renews; returns when the lease is lost."""
-        renewed = _now()
-        while _now() - renewed < DEADLINE_S:
-            await asyncio.sleep(RENEW_S)
-            if await self._attempt():
-                renewed = _now()
+        until = _now() + DEADLINE_S
+        while (left := until - _now()) > 0:
+            await asyncio.sleep(min(RENEW_S, left))
+            # Others count from the write, which may be as early as the request.
+            began = _now()
+            if await self._attempt(until - began):
+                until = began + DEADLINE_S
         log.error("lease lost", extra={"identity": self._me})
 
     async def release(self) -> None:
@@ -88,10 +90,10 @@ class Elector:
         except ClusterError as error:
             log.warning("lease not given back", extra={"reason": str(error)})
 
-    async def _attempt(self) -> bool:
-        """One round; whether this replica leads after it."""
+    async def _attempt(self, limit_s: float) -> bool:
+        """One round that ends within the limit; whether this replica leads after it."""
         try:
-            async with asyncio.timeout(DEADLINE_S / 2):
+            async with asyncio.timeout(limit_s):
                 return await self._follow()
         except (ClusterError, TimeoutError) as error:
             log.warning("lease not renewed", extra={"reason": str(error) or "no answer in time"})
