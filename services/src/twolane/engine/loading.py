@@ -19,6 +19,7 @@ from twolane.core.model import ModelFingerprint
 from twolane.engine.checkpoint_slots import checkpoint_slots
 from twolane.engine.config import EngineConfig, LoadProgress
 from twolane.engine.generation import GenerationDefaults, read_generation
+from twolane.engine.memory import check_fit
 from twolane.engine.model import Model
 from twolane.engine.parallel import Ranks, Shard
 from twolane.engine.spec import ModelSpec, read_spec
@@ -59,6 +60,8 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         shard = _shard(config, spec)
         graph_bytes = _graph_bytes(config, device)
         n_pages = _n_pages(config, spec, dtype, max_model_len, graph_bytes)
+        pool_bytes = n_pages * _page_bytes(config, spec, dtype) + graph_bytes
+        check_fit(spec, dtype, device, pool_bytes, shard)
     with stage("map weights", progress):
         checkpoint = Checkpoint(model_dir)
         model = Model(spec, dtype, device, max_model_len, shard)
