@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from prometheus_client import CollectorRegistry
 
 from twolane.core.request import Lane, Role
@@ -35,10 +36,10 @@ from twolane.telemetry import metrics as telemetry_metrics
 from twolane.telemetry.probes import ProbeServer
 from twolane.transfer.landing import Landing
 from twolane.transfer.metrics import TransferMetrics
-from twolane.transfer.page_store import PageStore, host_id
+from twolane.transfer.page_store import PageMemory, PageStore, host_id
 from twolane.transfer.sender import Sender
 from twolane.transfer.stream_server import StreamServer
-from twolane.transfer.transports import codecs
+from twolane.transfer.transports import TransportCodec, codecs
 from twolane.v1 import broker_pb2, transfer_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
 from twolane.worker.admission import Limits
 from twolane.worker.assignment import Assignment
@@ -57,7 +58,8 @@ log = logging.getLogger(__name__)
 
 
 def load_engine(config: WorkerConfig, store: PageStore) -> Engine:
-    """Loads the model with its pages in the store; blocks, and logs how far it is."""
+    """Loads the model, its pages in the store unless a device has them; blocks, and logs how far it is."""
+    on_host = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     engine = Engine.load(
         EngineConfig(
             model_dir=config.model_dir,
@@ -68,11 +70,12 @@ def load_engine(config: WorkerConfig, store: PageStore) -> Engine:
             kv_memory_bytes=config.kv_memory_mib << 20,
             max_model_len=config.max_model_len,
             num_threads=config.num_threads,
-            kv_buffer=store.allocate,
+            kv_buffer=store.allocate if on_host else None,
         ),
         _log_progress,
     )
-    store.divide(engine.pool.n_pages, engine.fingerprint.n_layers)
+    if on_host:
+        store.divide(engine.pool.n_pages, engine.fingerprint.n_layers)
     return engine
 
 
@@ -183,13 +186,9 @@ class WorkerProcess:
 
     def _build_transfers(self) -> None:
         fingerprint, table = self._engine.fingerprint, self._table
-        self._codecs = codecs(self._store)
-        if self._config.nixl:
-            from twolane.transfer.nixl_codec import NixlCodec
-
-            self._codecs[transfer_pb2.TRANSPORT_NIXL] = NixlCodec(self._store)
+        memory, self._codecs = self._memory()
         self._landing = Landing(
-            self._store,
+            memory,
             self._codecs,
             time.monotonic,
             table.handed_over,
@@ -198,7 +197,7 @@ class WorkerProcess:
         )
         self._streams = StreamServer(self._landing)
         self._sender = Sender(
-            self._store,
+            memory,
             self._codecs,
             fingerprint.page_tokens,
             time.monotonic,
@@ -207,9 +206,7 @@ class WorkerProcess:
         )
         self._sender.metrics = self._transfers
         min_bytes = round(self._config.layer_push_mib * (1 << 20))
-        self._steps.layers = LayerPush(
-            self._engine, self._sender, self._store, min_bytes, fingerprint.page_tokens
-        )
+        self._steps.layers = LayerPush(self._engine, self._sender, memory, min_bytes, fingerprint.page_tokens)
         announced = fingerprint_to_proto(fingerprint)
         self._leases = Leases(self._broker, self.identity, self._landing, announced, time.monotonic)
         table.sender, table.leases = self._sender, self._leases
@@ -218,6 +215,21 @@ class WorkerProcess:
         self._probe = ParityProbe(self._config.parity_share, idle, table.submit, self._registry)
         table.open_session(self._probe.outbox)
         table.transferred = self._probe.finished
+
+    def _memory(self) -> tuple[PageMemory, dict[transfer_pb2.Transport.ValueType, TransportCodec]]:
+        """The pages as transfers see them, and the ways by which they can travel."""
+        if self._engine.kv.is_cuda:
+            # Only here: a worker on a CPU does without.
+            from twolane.transfer.device_store import DeviceStore, device_codecs
+
+            device = DeviceStore(self._engine.kv)
+            return device, device_codecs(device)
+        found = codecs(self._store)
+        if self._config.nixl:
+            from twolane.transfer.nixl_codec import NixlCodec
+
+            found[transfer_pb2.TRANSPORT_NIXL] = NixlCodec(self._store)
+        return self._store, found
 
     def _add_services(self) -> None:
         books = Books(self._engine.pool, self._table, self.identity, self.assignment)

@@ -1,0 +1,179 @@
+"""Pages in device memory: staged through pinned host memory, or copied by the receiver's device.
+
+Used by workers whose pool lies on a CUDA device. Transports see host buffers, as with a pool in host memory;
+one more copy each way runs at the bus's speed because the buffers are pinned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from twolane.core.errors import Incompatible
+from twolane.transfer.page_store import Layers, joined
+from twolane.transfer.transports import (
+    MAX_SHARED_BYTES,
+    InlineCodec,
+    Packed,
+    StreamCodec,
+    TransportCodec,
+    check_size,
+    layers_of,
+    page_run,
+    slices,
+)
+from twolane.v1 import transfer_pb2 as pb
+
+
+class DeviceStore:
+    """A pool's pages as PageMemory, on any device.
+
+    Attributes:
+        n_layers: layers of a page.
+        pages: the pool's bytes [n_pages, n_layers, bytes of a layer].
+    """
+
+    def __init__(self, kv: torch.Tensor) -> None:
+        """Takes the pool [n_pages, n_layers, 2, n_kv_heads, page_tokens, head_dim], contiguous."""
+        self.n_layers = kv.shape[1]
+        self.pages = kv.view(torch.uint8).view(kv.shape[0], self.n_layers, -1)
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page."""
+        return self.n_layers * self.pages.shape[2]
+
+    def source(self, page_ids: Sequence[int], layers: Layers) -> list[memoryview]:
+        """See PageMemory: a pinned copy, complete on return."""
+        chosen = self._columns(layers).index_select(0, self._index(page_ids))
+        staged = self._staging(chosen.shape)
+        staged.copy_(chosen, non_blocking=True)
+        self._wait()
+        return [memoryview(staged.numpy().reshape(-1).data)]
+
+    def target(self, page_ids: Sequence[int], layers: Layers) -> list[memoryview]:
+        """See PageMemory: pinned memory, empty yet."""
+        staged = self._staging((len(page_ids), layers.count, self.pages.shape[2]))
+        return [memoryview(staged.numpy().reshape(-1).data)]
+
+    def landed(self, page_ids: Sequence[int], layers: Layers, buffers: Sequence[memoryview]) -> None:
+        """See PageMemory: copies to the device, complete on return."""
+        (staged,) = buffers
+        data = torch.frombuffer(staged, dtype=torch.uint8).view(len(page_ids), layers.count, -1)
+        moved = data.to(self.pages.device, non_blocking=True)
+        self._columns(layers).index_copy_(0, self._index(page_ids), moved)
+        self._wait()
+
+    def _columns(self, layers: Layers) -> torch.Tensor:
+        return self.pages[:, layers.first : layers.first + layers.count]
+
+    def _index(self, page_ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(list(page_ids), dtype=torch.int64, device=self.pages.device)
+
+    def _staging(self, shape: Sequence[int]) -> torch.Tensor:
+        # The allocator keeps pinned blocks for the next run: pinning afresh would cost more than copying.
+        return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=self.pages.is_cuda)
+
+    def _wait(self) -> None:
+        if self.pages.is_cuda:
+            torch.cuda.current_stream(self.pages.device).synchronize()
+
+
+def share_pool(pages: torch.Tensor) -> bytes:
+    """What another process of the host needs to open a device pool."""
+    storage: Any = pages.untyped_storage()
+    device, handle, size, offset, counter, counter_offset, event, event_sync = storage._share_cuda_()
+    parts = [device, handle.hex(), size, offset, counter.hex(), counter_offset, event.hex(), event_sync]
+    return json.dumps(parts).encode()
+
+
+def open_pool(shared: bytes) -> torch.Tensor:
+    """The bytes of a peer's device pool, one-dimensional.
+
+    Raises:
+        Incompatible: it can't be opened from here.
+    """
+    try:
+        device, handle, size, offset, counter, counter_offset, event, event_sync = json.loads(shared)
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        storage: Any = torch.UntypedStorage._new_shared_cuda(
+            device,
+            bytes.fromhex(handle),
+            size,
+            offset,
+            bytes.fromhex(counter),
+            counter_offset,
+            bytes.fromhex(event),
+            event_sync,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise Incompatible(f"the peer's device memory can't be opened here: {error}") from error
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+class DevicePeerCodec:
+    """The receiver's device copies from the sender's: over NVLink or the bus, never through the host.
+
+    Args:
+        store: this worker's pages.
+        share: makes the handle of the pool; another one in tests.
+        open_: opens a peer's.
+    """
+
+    def __init__(
+        self,
+        store: DeviceStore,
+        share: Callable[[torch.Tensor], bytes] = share_pool,
+        open_: Callable[[bytes], torch.Tensor] = open_pool,
+    ) -> None:
+        self._store = store
+        self._handle = share(store.pages)
+        self._open = open_
+        self._peers: dict[bytes, torch.Tensor] = {}
+
+    def pack(self, source_ids: Sequence[int], target_ids: Sequence[int], layers: Layers) -> Iterator[Packed]:
+        """See TransportCodec; without checksums: the bytes never leave the devices."""
+        store = self._store
+        layer_bytes = store.pages.shape[2]
+        for sources, targets in slices(store, source_ids, target_ids, layers, MAX_SHARED_BYTES):
+            run = page_run(targets, layers, 0)
+            run.cuda.handle = self._handle
+            start = layers.first * layer_bytes
+            run.cuda.offsets.extend(each * store.page_bytes + start for each in sources)
+            run.cuda.length_bytes = layers.count * layer_bytes
+            yield Packed(run)
+
+    def land(self, run: pb.PageRun) -> None:
+        """See TransportCodec; complete on return, so that the sender may let go of its pages."""
+        store, layers, place = self._store, layers_of(self._store, run), run.cuda
+        layer_bytes, size = store.pages.shape[2], store.page_bytes
+        got, due = place.length_bytes * len(place.offsets), len(run.page_ids) * layers.count * layer_bytes
+        check_size(run, "cuda", got, due)
+        theirs = self._peer(place.handle)
+        start = layers.first * layer_bytes
+        sources = [(offset - start) // size for offset in place.offsets]
+        for offset, source in zip(place.offsets, sources, strict=True):
+            if source < 0 or source * size + start != offset or (source + 1) * size > theirs.numel():
+                raise Incompatible("the run reaches past the end of the peer's pool")
+        pool = theirs[: theirs.numel() // size * size].view(-1, store.n_layers, layer_bytes)
+        part = slice(layers.first, layers.first + layers.count)
+        for source, target, n in joined(sources, list(run.page_ids)):
+            store.pages[target : target + n, part].copy_(pool[source : source + n, part], non_blocking=True)
+        store._wait()
+
+    def _peer(self, handle: bytes) -> torch.Tensor:
+        if handle not in self._peers:
+            self._peers[handle] = self._open(handle)
+        return self._peers[handle]
+
+
+def device_codecs(store: DeviceStore) -> dict[pb.Transport.ValueType, TransportCodec]:
+    """The transports of a worker whose pages lie on a device."""
+    return {
+        pb.TRANSPORT_GRPC: InlineCodec(store),
+        pb.TRANSPORT_TCP: StreamCodec(store),
+        pb.TRANSPORT_CUDA_PEER: DevicePeerCodec(store),
+    }
