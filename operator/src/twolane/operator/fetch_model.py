@@ -1,4 +1,4 @@
-"""Copies a model into a folder before a process starts: `twolane fetch-model`, run by init containers.
+"""Copies a model into a folder before a process starts: `twolane fetch`, run by init containers.
 
 The folder appears in one step when every file is there, so that pods which share a volume may fetch at
 the same time, and a copy that was broken off is never taken for a whole one.

@@ -21,7 +21,7 @@ class ModelVolume:
         model_dir: folder of the model inside the container.
         volumes: volumes of the pod.
         mounts: mounts of the main container.
-        fetch_args: arguments of `twolane fetch-model`; empty when nothing is fetched.
+        fetch_args: arguments of `twolane fetch`; empty when nothing is fetched.
         fetch_env: environment of the fetching container.
     """
 

@@ -126,7 +126,7 @@ def _fetcher(spec: ModelDeploymentSpec, plan: PodPlan, model: ModelVolume) -> Js
     return {
         **_confined(spec, plan),
         "name": "fetch-model",
-        "args": ["fetch-model", *model.fetch_args, "--log-level", spec.log_level],
+        "args": ["fetch", *model.fetch_args, "--log-level", spec.log_level],
         "env": [*_home(), *model.fetch_env],
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *writable],  # noqa: S108
     }
