@@ -102,7 +102,8 @@ class StepLoop:
         began_s = self._now()
         try:
             loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._thread, self._engine.step, rows)
+            queued = len(self._parts.prefill)
+            results = await loop.run_in_executor(self._thread, self._engine.step, rows, queued)
         except Exception:
             log.exception("engine step failed")
             self._end_layers()
