@@ -53,6 +53,20 @@ def first_logits(engine: Engine) -> torch.Tensor:
     return torch.tensor([value for _, value in sorted(drawn.logprob.top)])
 
 
+def test_random_weights_need_config_json_alone(new_folder: Make) -> None:
+    """They are the same at every load, and the norms are neutral."""
+    folder = new_folder("qwen3")
+    trained = first_logits(load(folder))
+    for file in ("tokenizer.json", "model.safetensors"):
+        (folder / file).unlink()
+    first, second = load(folder, random_weights=True), load(folder, random_weights=True)
+    assert first.fingerprint == second.fingerprint
+    values = first_logits(first)
+    assert torch.equal(values, first_logits(second))
+    assert values.isfinite().all()
+    assert not torch.allclose(values, trained)
+
+
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_missing_file_is_named(new_folder: Make, missing: str) -> None:
     """One clear error with the file's name and what to do."""

@@ -66,6 +66,8 @@ class EngineConfig:
         graphs: captured graphs on a GPU.
         decode_copy_bytes: memory a CPU engine may take beside the pool to keep running decode rows dense; 0
             is off.
+        random_weights: draw parameters on the device instead of reading them, for measurements of a shape;
+            the folder then needs config.json only, and answers mean nothing.
     """
 
     model_dir: Path
@@ -81,6 +83,7 @@ class EngineConfig:
     decode_copy_bytes: int = 256 << 20
     graphs: GraphSettings = GraphSettings()
     parallel: TensorParallel | None = None
+    random_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

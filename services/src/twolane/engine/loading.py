@@ -22,6 +22,7 @@ from twolane.engine.generation import GenerationDefaults, read_generation
 from twolane.engine.memory import check_fit
 from twolane.engine.model import Model
 from twolane.engine.parallel import Ranks, Shard
+from twolane.engine.random_weights import RandomWeights
 from twolane.engine.spec import ModelSpec, read_spec
 from twolane.engine.weights import Checkpoint, tokenizer_sha256
 
@@ -52,7 +53,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
     with stage("read config", progress):
         spec = read_spec(model_dir)
         generation = read_generation(model_dir, spec)
-        tokenizer = tokenizer_sha256(model_dir)
+        tokenizer = "" if config.random_weights else tokenizer_sha256(model_dir)
         device = _device(config.device)
         dtype = _dtype(config.dtype, spec, device)
         max_model_len = _max_model_len(config, spec)
@@ -63,7 +64,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         pool_bytes = n_pages * _page_bytes(config, spec, dtype) + graph_bytes
         check_fit(spec, dtype, device, pool_bytes, shard)
     with stage("map weights", progress):
-        checkpoint = Checkpoint(model_dir)
+        checkpoint = RandomWeights() if config.random_weights else Checkpoint(model_dir)
         model = Model(spec, dtype, device, max_model_len, shard)
         slots = checkpoint_slots(model)
         checkpoint.check(slots)
