@@ -62,6 +62,18 @@ def run_case(case: Case, timer: Timer, ceilings: Ceilings, n_rounds: int) -> tup
     return rows, right
 
 
+def write(path: Path, ceilings: Ceilings, rows: list[Row]) -> None:
+    """Writes device, versions, ceilings and rows as JSON."""
+    record = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "ceilings": asdict(ceilings),
+        "rows": [asdict(row) for row in rows],
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the selected cases, print the table, write JSON if asked; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m twolane.kernels.bench", description=__doc__)
@@ -93,15 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
         rows += new_rows
         wrong += [] if right else [f"{case.op}, {case.label}: error {new_rows[0].error}"]
         print(table(new_rows, head=len(rows) == len(new_rows)), flush=True)
-    if options.json is not None:
-        record = {
-            "device": torch.cuda.get_device_name(device),
-            "torch": torch.__version__,
-            "triton": triton.__version__,
-            "ceilings": asdict(ceilings),
-            "rows": [asdict(row) for row in rows],
-        }
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if options.json is not None:
+            # After every case: whoever stops the run keeps what was measured.
+            write(options.json, ceilings, rows)
     for line in wrong:
         print(f"wrong result: {line}", file=sys.stderr)
     return 1 if wrong else 0
