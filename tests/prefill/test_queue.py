@@ -126,3 +126,30 @@ def test_load_counts_lanes_and_uncached_tokens() -> None:
     assert (short.prompts, short.tokens, long.prompts, long.tokens) == (1, 5, 1, 20)
     assert 0 < short.seconds < long.seconds
     assert waiting.boundary_tokens == 8
+
+
+@pytest.mark.parametrize("policy", ["laps", "laps_fixed", "fcfs", "sjf", "hrrn", "chunked"])
+def test_a_prompt_without_pages_does_not_stop_the_one_that_has_them(policy: str) -> None:
+    """Whatever the policy prefers, what has begun goes on when nothing else can, or nobody would ever end."""
+    waiting, pool = queue(n_pages=10, policy=policy)
+    waiting.add(prompt("long", list(range(36))))
+    # The chunked policy computes it at once.
+    done = compute(waiting, waiting.next_batch(0.0))
+    waiting.add(prompt("short", list(range(100, 108)), 0.001))
+    for _ in range(5):
+        if "long" not in done:
+            done += compute(waiting, waiting.next_batch(1.0))
+    assert done == ["long"]
+    pool.check()
+    assert pool.free == 1
+
+
+def test_a_prompt_that_is_not_allowed_waits() -> None:
+    """The policy does not even see it."""
+    waiting, _ = queue()
+    waiting.add(prompt("first", list(range(8))))
+    waiting.add(prompt("second", list(range(20, 28))))
+    batch = waiting.next_batch(0.0, lambda request_id: request_id == "second")
+    assert compute(waiting, batch) == ["second"]
+    assert not waiting.next_batch(0.0, lambda request_id: False).chunks
+    assert compute(waiting, waiting.next_batch(0.0)) == ["first"]

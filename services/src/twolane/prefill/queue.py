@@ -6,6 +6,7 @@ pages of a prompt from its first chunk on; the worker gives them back when the r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,23 +129,24 @@ class PrefillQueue:
         seconds = sum(cost.prompt_s(view.uncached_tokens, view.cached_tokens) for view in views)
         return LaneLoad(len(views), tokens, seconds)
 
-    def next_batch(self, now_s: float) -> PrefillBatch:
-        """Asks the policy and finds pages; prompts for which there are none wait on."""
-        if not self._prompts:
-            return PrefillBatch()
-        waiting = tuple(self._view_of(prompt) for prompt in self._prompts.values())
-        view = PrefillView(waiting, self._memory, self._last_batch_s, self._last_lane)
-        decision = self.policy.decide(now_s, view)
-        self._memory = decision.memory
-        self._last_batch_s = None
-        chunks = []
-        for chunk in decision.chunks:
-            prompt = self._prompts[chunk.request_id]
-            if not prompt.started and not self._start(prompt):
-                break
-            # The cache may hold more than when the policy looked.
-            chunks.append((prompt, min(chunk.tokens, prompt.remaining_tokens)))
-        return PrefillBatch(tuple(chunks), decision.wake_s, whole=len(chunks) == len(decision.chunks))
+    def next_batch(self, now_s: float, allowed: Callable[[str], bool] | None = None) -> PrefillBatch:
+        """Asks the policy and finds pages; prompts for which there are none wait on.
+
+        When none of those that the policy chose finds pages, it chooses again among prompts that have theirs:
+        these would otherwise hold on to them while they wait for the others.
+
+        Args:
+            now_s: for the policy.
+            allowed: whether a request's prompt may be computed now; None: all may.
+        """
+        prompts = [each for key, each in self._prompts.items() if allowed is None or allowed(key)]
+        memory, last_batch_s = self._memory, self._last_batch_s
+        batch = self._choose(now_s, prompts)
+        started = [prompt for prompt in prompts if prompt.started]
+        if batch.chunks or batch.whole or not started:
+            return batch
+        self._memory, self._last_batch_s = memory, last_batch_s
+        return self._choose(now_s, started)
 
     def settle(self, batch: PrefillBatch, seconds: float) -> list[Prompt]:
         """Records a computed batch, names its full pages and returns the prompts that are complete."""
@@ -157,6 +159,23 @@ class PrefillQueue:
                 complete.append(prompt)
                 self._prompts.pop(prompt.sequence.request_id, None)
         return complete
+
+    def _choose(self, now_s: float, prompts: list[Prompt]) -> PrefillBatch:
+        if not prompts:
+            return PrefillBatch()
+        waiting = tuple(self._view_of(prompt) for prompt in prompts)
+        view = PrefillView(waiting, self._memory, self._last_batch_s, self._last_lane)
+        decision = self.policy.decide(now_s, view)
+        self._memory = decision.memory
+        self._last_batch_s = None
+        chunks = []
+        for chunk in decision.chunks:
+            prompt = self._prompts[chunk.request_id]
+            if not prompt.started and not self._start(prompt):
+                break
+            # The cache may hold more than when the policy looked.
+            chunks.append((prompt, min(chunk.tokens, prompt.remaining_tokens)))
+        return PrefillBatch(tuple(chunks), decision.wake_s, whole=len(chunks) == len(decision.chunks))
 
     def _view_of(self, prompt: Prompt) -> WaitingPrefill:
         done = prompt.sequence.n_computed if prompt.started else prompt.cached_tokens
