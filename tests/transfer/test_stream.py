@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+import xxhash
 
 from tests.transfer.test_transports import filled_store
 from twolane.core.errors import ConfigError
@@ -55,7 +56,8 @@ class Stream:
         codec = codecs(self.writer_store)[pb.TRANSPORT_TCP]
         (packed,) = codec.pack([0], [page_id], Layers(0, 1))
         push = pb.PagePush(lease_id=lease_id, fence=1, run=packed.run)
-        return frame(push), b"".join(packed.payload)
+        payload = b"".join(packed.payload)
+        return frame(push), payload + xxhash.xxh3_64_digest(payload)
 
     async def answer(self) -> str:
         """Code of the next answer."""
@@ -133,7 +135,7 @@ async def test_damaged_bytes_do_not_count(stream: Stream) -> None:
     """The answer says so, and a handover on them is refused."""
     stream.expect("l", (3,))
     head, payload = stream.run("l", 3)
-    stream.writer.write(head + payload[:-1] + bytes([payload[-1] ^ 1]))
+    stream.writer.write(head + bytes([payload[0] ^ 1]) + payload[1:])
     assert await stream.answer() == "lease_invalid"
     stream.writer.write(frame(pb.PagePush(lease_id="l", fence=1, handover=pb.Handover(prompt_tokens=7))))
     assert await stream.answer() == "lease_invalid"

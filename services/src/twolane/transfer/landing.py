@@ -174,9 +174,7 @@ class Landing:
             self._store.landed(run.page_ids, layers, buffers)
             self._landed(expected, run, seconds)
 
-        return Receiving(
-            buffers, run.checksum, lambda: self._expected.get(push.lease_id) is expected, done, time.monotonic
-        )
+        return Receiving(buffers, lambda: self._expected.get(push.lease_id) is expected, done, time.monotonic)
 
     def refuse(self, push: pb.PagePush, error: TwolaneError) -> pb.PagePushAck:
         """The answer to a push of which nothing was kept."""

@@ -23,7 +23,6 @@ class Receiving:
 
     Args:
         buffers: where they go, in order.
-        checksum: of all of them; 0: not computed.
         is_open: whether the lease still lasts.
         done: called with the seconds since the first byte when all have come and are what was sent.
         now: clock of those seconds.
@@ -32,7 +31,6 @@ class Receiving:
     def __init__(
         self,
         buffers: Sequence[memoryview],
-        checksum: int,
         is_open: Callable[[], bool],
         done: Callable[[float], None],
         now: Clock,
@@ -40,8 +38,7 @@ class Receiving:
         self._buffers = [buffer for buffer in buffers if len(buffer)]
         self._is_open = is_open
         self._done = done
-        self._checksum = checksum
-        self._digest = xxhash.xxh3_64() if checksum else None
+        self._digest = xxhash.xxh3_64()
         self._place = 0
         self._at = 0
         self._now = now
@@ -56,20 +53,20 @@ class Receiving:
     def filled(self, n_bytes: int) -> None:
         """So many bytes of the room that was handed out are there."""
         buffer = self._buffers[self._place]
-        if self._digest is not None:
-            self._digest.update(buffer[self._at : self._at + n_bytes])
+        # At once, while the processor's cache still has them.
+        self._digest.update(buffer[self._at : self._at + n_bytes])
         self._at += n_bytes
         if self._at == len(buffer):
             self._place, self._at = self._place + 1, 0
 
-    def finish(self) -> None:
-        """All bytes have come.
+    def finish(self, checksum: int) -> None:
+        """All bytes have come, and their checksum.
 
         Raises:
             LeaseInvalid: the lease ended meanwhile, or the bytes were damaged: nothing of them counts.
         """
         if not self._is_open():
             raise LeaseInvalid("the lease ended while its pages were on their way")
-        if self._digest is not None and self._digest.intdigest() != self._checksum:
+        if self._digest.intdigest() != checksum:
             raise damaged()
         self._done(self._now() - self._began_s)

@@ -1,12 +1,14 @@
 """The owner's end of page streams: plain TCP, bytes read straight into the pages they are for.
 
-A frame is the length of a PagePush (4 bytes, big endian), the PagePush, and the bytes that its run announces.
-Every frame is answered, in order, by the length of a PagePushAck and the ack. The worker process listens.
+A frame is the length of a PagePush (4 bytes, big endian) and the PagePush. If its run announces bytes, they
+follow, and behind them their XXH3-64 (8 bytes), so that the sender reads each byte once. Every frame is
+answered, in order, by the length of a PagePushAck and the ack. The worker process listens.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import socket
 from typing import cast
@@ -21,8 +23,17 @@ from twolane.v1 import transfer_pb2 as pb
 log = logging.getLogger(__name__)
 
 HEAD_BYTES = 4
+CHECKSUM_BYTES = 8
 # A PagePush without its bytes; a page number takes a few.
 MAX_MESSAGE_BYTES = 4 << 20
+
+
+class _Part(enum.Enum):
+    """What the small buffer holds next."""
+
+    HEAD = 1
+    MESSAGE = 2
+    CHECKSUM = 3
 
 
 class StreamServer:
@@ -69,7 +80,7 @@ class _Stream(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._small = memoryview(bytearray(HEAD_BYTES))
         self._filled = 0
-        self._in_head = True
+        self._part = _Part.HEAD
         self._push = pb.PagePush()
         self._receiving: Receiving | None = None
         self._refusal: TwolaneError | None = None
@@ -118,26 +129,29 @@ class _Stream(asyncio.BufferedProtocol):
                 self._receiving, self._refusal = None, self._refusal or LeaseInvalid("the lease has ended")
             self._due -= nbytes
             if self._due == 0:
-                self._answer_run()
+                self._expect(CHECKSUM_BYTES, _Part.CHECKSUM)
             return
         self._filled += nbytes
         if self._filled == len(self._small):
             self._next_part()
 
     def _next_part(self) -> None:
-        if self._in_head:
+        if self._part is _Part.CHECKSUM:
+            self._answer_run(int.from_bytes(self._small, "big"))
+            return
+        if self._part is _Part.HEAD:
             length = int.from_bytes(self._small, "big")
             if not 0 < length <= MAX_MESSAGE_BYTES:
                 self._give_up(f"a message of {length} bytes")
                 return
-            self._expect(length, in_head=False)
+            self._expect(length, _Part.MESSAGE)
             return
         try:
             self._push = pb.PagePush.FromString(bytes(self._small))
         except DecodeError:
             self._give_up("bytes that are no PagePush")
             return
-        self._expect(HEAD_BYTES, in_head=True)
+        self._expect(HEAD_BYTES, _Part.HEAD)
         self._due = self._push.run.stream_bytes
         if self._due == 0:
             self._answer(self._landing.apply(self._push))
@@ -148,10 +162,11 @@ class _Stream(asyncio.BufferedProtocol):
         except TwolaneError as error:
             self._receiving, self._refusal = None, error
 
-    def _answer_run(self) -> None:
+    def _answer_run(self, checksum: int) -> None:
+        self._expect(HEAD_BYTES, _Part.HEAD)
         try:
             if self._refusal is None and self._receiving is not None:
-                self._receiving.finish()
+                self._receiving.finish(checksum)
         except TwolaneError as error:
             self._refusal = error
         self._receiving = None
@@ -165,8 +180,8 @@ class _Stream(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.write(len(data).to_bytes(HEAD_BYTES, "big") + data)
 
-    def _expect(self, n_bytes: int, *, in_head: bool) -> None:
-        self._small, self._filled, self._in_head = memoryview(bytearray(n_bytes)), 0, in_head
+    def _expect(self, n_bytes: int, part: _Part) -> None:
+        self._small, self._filled, self._part = memoryview(bytearray(n_bytes)), 0, part
 
     def _give_up(self, found: str) -> None:
         log.warning("closing a page stream that sent %s", found)
