@@ -1,25 +1,64 @@
-"""Command line of the test control plane: `python -m deploy.cluster build [NAME ...]`."""
+"""Command line of the test control plane: `PYTHONPATH=. python -m deploy.cluster build|up`.
+
+`build` builds the named programs, or all, and prints where each lies; `up` starts a control plane with one
+node of kwok's, prints its kubeconfig, and ends it on Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import signal
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from deploy.cluster.binaries import PROGRAMS, BuildError, ensure
+from deploy.cluster.control_plane import ControlPlane, kwok_node
+from deploy.cluster.processes import StartError
 
 
-def build(names: list[str]) -> int:
-    """Builds the named programs, or all, and prints where each lies."""
+def build(names: list[str]) -> None:
+    """Builds programs and prints where each lies."""
     for name in names or list(PROGRAMS):
         began = time.monotonic()
-        try:
-            path = ensure(name)[name]
-        except BuildError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            return 1
+        path = ensure(name)[name]
         print(f"{name}: {path} ({time.monotonic() - began:.0f} s)", flush=True)
+
+
+def up() -> None:
+    """Runs a control plane until it is interrupted."""
+    with tempfile.TemporaryDirectory(prefix="twolane-cluster-") as folder:
+        plane = ControlPlane(Path(folder))
+        try:
+            plane.start()
+            kubectl = [str(ensure("kubectl")["kubectl"]), "--kubeconfig", str(plane.kubeconfig)]
+            subprocess.run([*kubectl, "apply", "-f", "-"], input=kwok_node("node-a").encode(), check=True)
+            print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+        finally:
+            plane.stop()
+
+
+def main() -> int:
+    """Runs one command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="deploy.cluster", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("build").add_argument("names", nargs="*", metavar="NAME", help=", ".join(PROGRAMS))
+    verbs.add_parser("up")
+    chosen = parser.parse_args()
+    # Both ends of `up` are orderly.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        build(chosen.names) if chosen.verb == "build" else up()
+    except (BuildError, StartError) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(build(sys.argv[2:]))
+    sys.exit(main())

@@ -36,6 +36,25 @@ def test_work_goes_on_after_a_restart_of_the_api_server(
     eventually(lambda: kube.get(namespace, "md", "demo")["status"]["decode"] == "3/3")
 
 
+def test_a_leader_that_was_cut_off_stands_back_and_leads_again(
+    kube: Kube, namespace: str, operator: OperatorProcess, control_plane: ControlPlane | None
+) -> None:
+    """It stops before another could start, and needs no restart to go on."""
+    if control_plane is None:
+        pytest.skip("only our own API server is stopped")
+    kube.apply(namespace, model_deployment())
+    eventually(lambda: _ready(kube, namespace))
+    control_plane.stop_part("kube-apiserver")
+    try:
+        eventually(lambda: operator.said("lease lost"))
+    finally:
+        control_plane.start_part("kube-apiserver")
+    kube.kubectl("scale", "wp", "demo-decode", "-n", namespace, "--replicas=2")
+    eventually(lambda: kube.get(namespace, "md", "demo")["status"]["decode"] == "2/2")
+    assert operator.running
+    assert operator.log.read_text(encoding="utf-8").count('"leading"') == 2
+
+
 def test_one_replica_leads_and_another_takes_over(kube: Kube, namespace: str, tmp_path: Path) -> None:
     """After a kill the lease runs out first; after an orderly end it is given over at once."""
     kubeconfig = operator_kubeconfig(kube, namespace, tmp_path)
