@@ -23,11 +23,13 @@ class Arriving:
         sequence: tokens of the prompt; its pages once reserved.
         skip_tokens: leading tokens found in this worker's own cache.
         lease_id: set once the broker has granted the lease.
+        removed: it has left the intake; its pages may be another's by now.
     """
 
     sequence: Sequence
     skip_tokens: int = 0
     lease_id: str = ""
+    removed: bool = False
 
 
 class Intake:
@@ -77,7 +79,10 @@ class Intake:
 
     def remove(self, request_id: str) -> Arriving | None:
         """Takes a request out, waiting or reserved; its pages stay with its sequence."""
-        return self._reserved.pop(request_id, None) or self._waiting.pop(request_id, None)
+        arriving = self._reserved.pop(request_id, None) or self._waiting.pop(request_id, None)
+        if arriving is not None:
+            arriving.removed = True
+        return arriving
 
     def lease_ids(self) -> dict[str, str]:
         """Leases of reserved requests, with the request's id."""

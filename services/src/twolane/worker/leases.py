@@ -62,6 +62,8 @@ class Leases:
     async def arrange(self, arriving: Arriving, peer: worker_pb2.Peer) -> None:
         """Gets a lease for reserved pages, opens them and offers them to the peer.
 
+        When the request ends while the broker is asked, nothing is opened; the caller releases the lease.
+
         Raises:
             TwolaneError: the broker refuses, or the peer can't be reached.
         """
@@ -71,6 +73,9 @@ class Leases:
         page_ids = sequence.page_ids[first : -(-prompt_tokens // page_tokens)]
         lease = await self._broker.grant(sequence.request_id, peer, len(page_ids))
         arriving.lease_id = lease.lease_id
+        if arriving.removed:
+            # The request ended meanwhile: nobody may write into pages that are no longer its own.
+            return
         expires_s = self._now() + lease.ttl_ms / 1000
         self._landing.expect(ExpectedPages(lease, tuple(page_ids), prompt_tokens, expires_s))
         offer = transfer_pb2.PageOffer(
