@@ -53,9 +53,7 @@ async def test_a_worker_that_comes_back_keeps_its_incarnation(store: Any, make_w
 async def test_a_worker_that_registers_twice_keeps_its_leases(store: Any, make_worker: Make) -> None:
     """The answer to its registration got lost: the transfer goes on."""
     owner, writer = await pair(store, make_worker)
-    lease = await store.state.grant_lease(
-        LeaseRequest("r", "d", owner, "p", writer, TRANSPORT_GRPC), LONG_S
-    )
+    lease = await store.state.grant_lease(LeaseRequest("r", "d", owner, "p", writer, TRANSPORT_GRPC), LONG_S)
     await store.state.register(make_worker("p", incarnation=writer), [], LONG_S)
     assert await store.state.leases() == [lease]
 
@@ -107,9 +105,7 @@ async def test_a_lease_waits_for_workers_that_have_yet_to_come_back(
 
 
 @pytest.mark.parametrize("side", ["owner", "writer"])
-async def test_a_lease_of_a_replaced_worker_is_not_adopted(
-    store: Any, make_worker: Make, side: str
-) -> None:
+async def test_a_lease_of_a_replaced_worker_is_not_adopted(store: Any, make_worker: Make, side: str) -> None:
     """Its pages must be closed to the old process."""
     owner, writer = await pair(store, make_worker)
     old = lease_between(owner + (side == "owner"), writer + (side == "writer"))

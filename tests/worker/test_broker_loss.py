@@ -224,3 +224,19 @@ async def test_a_replaced_writer_can_not_land_late(
     await until(lambda: first.over)
     assert (first.error, first.handed_over) == ("lease_invalid", False)
     await until(lambda: pair.held() == (0, 0))
+
+
+async def test_an_offer_of_another_layout_is_refused(
+    new_broker: Callable[..., Any], pair_at: Callable[..., Any]
+) -> None:
+    """A lease granted without a broker has passed no registration: the writer compares, and says what differs."""
+    broker: BrokerProcess = await new_broker()
+    pair: Pair = await pair_at(broker.address)
+    pair.decode.process._leases._fingerprint.kv_dtype = "float16"
+    pair.decode.process._leases._fingerprint.page_tokens = 16
+    _, second = await pair.ask("r", [5] * 9)
+    await until(lambda: second.over)
+    assert second.error == "incompatible"
+    message = next(event.error.message for event in second.events if event.error.code)
+    assert "kv_dtype 'float32' != 'float16'" in message
+    assert "page_tokens 4 != 16" in message

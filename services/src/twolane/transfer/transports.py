@@ -26,7 +26,7 @@ from twolane.transfer.page_store import (
 from twolane.v1 import transfer_pb2 as pb
 
 # A push is one message: small enough that landing it never holds the event loop for long.
-MAX_INLINE_BYTES = 4 << 20
+MAX_INLINE_BYTES = 1 << 20
 MAX_STREAM_BYTES = 32 << 20
 MAX_SHARED_BYTES = 32 << 20
 # Every so many runs that don't cross a network carry a checksum.
