@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from deploy.cluster.binaries import KUBERNETES, ensure
-from tests.operator.cluster.kube import Kube, Refused, eventually
-from tests.operator.cluster.operator_process import chart
+from tests.operator.cluster.kube import Kube, Refused, eventually, model_deployment
+from tests.operator.cluster.operator_process import OperatorProcess, account_kubeconfig, chart
 from twolane.operator.config import OperatorConfig
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -124,6 +124,25 @@ def test_helm_install_is_taken_by_a_restricted_namespace(kube: Kube, installed: 
     assert len(found.group(1).splitlines()) <= 10
     kube.kubectl("apply", "-n", namespace, "-f", "-", text=json.dumps(declaration))
     kube.kubectl("get", "md", "chat", "-n", namespace)
+
+
+def test_the_installed_account_may_serve_every_namespace(
+    kube: Kube, installed: tuple[str, str], tmp_path: Path
+) -> None:
+    """With the rights of the chart as installed, and none that it lacks."""
+    release, _ = installed
+    elsewhere = kube.make_namespace()
+    kubeconfig = account_kubeconfig(kube, release, tmp_path)
+    process = OperatorProcess(kubeconfig, release, tmp_path, everywhere=True)
+    process.start()
+    try:
+        kube.apply(elsewhere, model_deployment())
+        kube.until(elsewhere, "demo", "Ready", status="True")
+        kube.kubectl("delete", "md", "demo", "-n", elsewhere, "--timeout=60s")
+        assert not process.said("forbidden")
+    finally:
+        process.stop()
+        kube.drop_namespace(elsewhere)
 
 
 def test_users_with_the_usual_roles_may_declare_and_scale(kube: Kube, installed: tuple[str, str]) -> None:

@@ -36,6 +36,11 @@ def operator_kubeconfig(kube: Kube, namespace: str, folder: Path) -> Path:
         if body["kind"] in kinds
     ]
     kube.kubectl("apply", "--filename", "-", text=yaml.safe_dump_all(bodies))
+    return account_kubeconfig(kube, namespace, folder)
+
+
+def account_kubeconfig(kube: Kube, namespace: str, folder: Path) -> Path:
+    """A kubeconfig of the operator's account."""
     token = kube.kubectl("create", "token", ACCOUNT, "--namespace", namespace, "--duration=1h").strip()
     access = yaml.safe_load(kube.kubeconfig.read_text(encoding="utf-8"))
     for user in access["users"]:
@@ -46,12 +51,15 @@ def operator_kubeconfig(kube: Kube, namespace: str, folder: Path) -> Path:
 
 
 class OperatorProcess:
-    """One replica."""
+    """One replica; it works for the namespace of its lease alone, or `everywhere`."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, folder: Path, identity: str = "a") -> None:
+    def __init__(
+        self, kubeconfig: Path, namespace: str, folder: Path, identity: str = "a", *, everywhere: bool = False
+    ) -> None:
         self.log = folder / f"operator-{identity}.log"
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
-        self._args = ["--image", IMAGE, "--namespaces", namespace, "--lease-namespace", namespace]
+        self._args = ["--image", IMAGE, "--lease-namespace", namespace]
+        self._args += [] if everywhere else ["--namespaces", namespace]
         self._args += ["--http-port", "0", "--identity", identity, "--resync-s", "20"]
         self._child: subprocess.Popen[bytes] | None = None
 
