@@ -126,6 +126,27 @@ def test_lane_groups_keep_long_prompts_off_the_short_workers() -> None:
     assert min(longest) <= 1024 < max(longest)
 
 
+@pytest.mark.parametrize("placement", ["least_wait", "round_robin", "power_of_two"])
+def test_the_routers_placement_policies_run_here_too(placement: str) -> None:
+    """Everything is served, twice alike, over a failure as well."""
+    cluster = SimSettings(
+        prefill_workers=2, decode_workers=2, placement=placement, failures=(Failure(2.0, 0, 2.0),)
+    )
+    runs = [Simulation(cluster, _mix(duration_s=5.0)).run() for _ in "ab"]
+    assert runs[0].summary == runs[1].summary
+    assert runs[0].summary["all"].failed == 0
+
+
+def test_placement_by_predicted_time_beats_round_robin() -> None:
+    """Four prefill workers under load: the same requests get their first token sooner."""
+    cluster = SimSettings(prefill_workers=4, decode_workers=4)
+    trace = _mix(rate_per_s=100.0, duration_s=20.0)
+    found = {}
+    for placement in ("least_wait", "round_robin"):
+        found[placement] = Simulation(replace(cluster, placement=placement), trace).run().summary["all"]
+    assert found["least_wait"].ttft_p90_s < found["round_robin"].ttft_p90_s
+
+
 def test_skipping_disaggregation_helps_short_prompts_of_an_idle_cluster() -> None:
     """Their second token comes sooner, since nothing is transferred."""
     trace = _mix(short_share=1.0, rate_per_s=2.0, duration_s=30.0)
@@ -178,5 +199,7 @@ def test_a_cluster_that_can_not_serve_is_refused() -> None:
         SimSettings(prefill_workers=0)
     with pytest.raises(ConfigError, match="lane_groups"):
         SimSettings(lane_groups=True)
+    with pytest.raises(ConfigError, match="placement"):
+        Simulation(SimSettings(placement="dice"), [])
     with pytest.raises(ConfigError, match="profile"):
         Simulation(SimSettings(profile="abacus"), [])

@@ -20,6 +20,7 @@ from twolane.sim.decode_side import DecodeSide
 from twolane.sim.events import EventQueue
 from twolane.sim.groups import GroupKeeper
 from twolane.sim.outcome import SimOutcome, TimeLine, outcome_of
+from twolane.sim.placing import Placing
 from twolane.sim.prefill_side import PrefillSide, noise_source
 from twolane.sim.profile import profile_by_name
 from twolane.sim.request import SimRequest
@@ -30,6 +31,8 @@ from twolane.workload.traces import TraceRequest
 
 Progress = Callable[[float, int], None]
 PROGRESS_EVERY = 20_000
+# Seconds after which a request that found no worker tries again.
+RETRY_S = 0.1
 
 
 class Simulation:
@@ -53,6 +56,7 @@ class Simulation:
             group = Group.BOTH if index < settings.prefill_workers else Group.DECODE
             self.workers.append(SimWorker(index, group, prefill, decode))
         self.router = Router(rng, settings.prefill_policy in SHORT_FIRST)
+        self.placing = self._live_placement() if settings.placement else None
         self.requests = self._requests(trace, rng)
         self.groups = GroupKeeper(self)
         self.timeline = TimeLine()
@@ -77,6 +81,11 @@ class Simulation:
         if self._open > 0:
             raise RuntimeError(f"{self._open} requests can never end: a policy left work behind")
         return outcome_of(self)
+
+    def _live_placement(self) -> Placing:
+        settings = self.settings
+        boundary = settings.prefill.short_max_uncached_tokens
+        return Placing(settings.placement, boundary, self.profile, settings.tpot_s, self.router.draw)
 
     def _requests(self, trace: Sequence[TraceRequest], rng: np.random.Generator) -> list[SimRequest]:
         settings = self.settings
@@ -106,30 +115,32 @@ class Simulation:
         self._place(request)
 
     def _place(self, request: SimRequest) -> None:
-        """Sends a request to a prefill and a decode worker, or waits for one to come up."""
-        boundary = self.workers[0].prefill.boundary_tokens
-        lane = lane_of(request.uncached_tokens, boundary)
-        candidates, targets = self.groups.prefill_workers(lane), self.groups.decode_workers()
-        if not candidates or not targets:
-            self.events.at(self.events.now_s + 0.1, self._place, request)
+        """Sends a request to a prefill and a decode worker, or tries again when none is up."""
+        lane = lane_of(request.uncached_tokens, self.workers[0].prefill.boundary_tokens)
+        found = self._routed(request, lane)
+        if found is None:
+            self.events.at(self.events.now_s + RETRY_S, self._place, request)
             return
-        target = self.router.decode(targets)
-        request.target = target.index
+        worker, target = found
+        request.skips = worker is target
+        request.source, request.target = worker.index, target.index
         request.promised_tokens = request.prompt_tokens
         target.promised_tokens += request.promised_tokens
-        worker = self._skipping(request, lane, target, candidates)
         request.prefilled = False
-        request.source = worker.index
         self.groups.note_prompt(lane, request)
         worker.prefill.add(request)
 
-    def _skipping(
-        self, request: SimRequest, lane: Lane, target: SimWorker, candidates: Sequence[SimWorker]
-    ) -> SimWorker:
-        """The worker that computes the prompt: the decode worker itself when that pays."""
-        chosen = self.router.prefill(candidates, lane)
-        request.skips = self.settings.skip_disaggregation and self.groups.skip_pays(request, chosen, target)
-        return target if request.skips else chosen
+    def _routed(self, request: SimRequest, lane: Lane) -> tuple[SimWorker, SimWorker] | None:
+        """The prefill and the decode worker; the same one when the prompt skips disaggregation."""
+        if self.placing is not None:
+            return self.placing.place(self.events.now_s, request, self.workers)
+        candidates, targets = self.groups.prefill_workers(lane), self.groups.decode_workers()
+        if not candidates or not targets:
+            return None
+        worker, target = self.router.prefill(candidates, lane), self.router.decode(targets)
+        if self.settings.skip_disaggregation and self.groups.skip_pays(request, worker, target):
+            worker = target
+        return worker, target
 
     # Prefill host
 

@@ -17,6 +17,7 @@ import orjson
 
 from twolane.core.errors import InvalidRequest, TwolaneError
 from twolane.policies.decode import DECODE_POLICIES
+from twolane.policies.least_wait import PLACEMENT_POLICIES
 from twolane.policies.registry import PREFILL_POLICIES
 from twolane.sim.cluster import Simulation
 from twolane.sim.compare import ABLATION, POLICIES, Plan, Variant, default_settings, run_plan, summary_rows
@@ -95,6 +96,9 @@ def _simulate_parser() -> argparse.ArgumentParser:
     cluster.add_argument("--profile", choices=tuple(PROFILES), default="h100_qwen3_8b")
     cluster.add_argument("--prefill-workers", type=int, default=1)
     cluster.add_argument("--decode-workers", type=int, default=2)
+    cluster.add_argument(
+        "--placement", choices=tuple(PLACEMENT_POLICIES), default="", help="a placement policy of the router"
+    )
     cluster.add_argument("--lane-groups", action="store_true", help="one lane per prefill worker")
     cluster.add_argument("--roles", action="store_true", help="let the role controller move workers")
     cluster.add_argument(
@@ -123,6 +127,7 @@ def _simulate(options: argparse.Namespace, say: Say | None) -> None:
         decode_workers=options.decode_workers,
         prefill_policy=options.policy,
         decode_policy=options.decode_policy,
+        placement=options.placement,
         lane_groups=options.lane_groups,
         roles=options.roles,
         skip_disaggregation=options.skip_disaggregation,

@@ -45,10 +45,11 @@ class Router:
         if len(workers) == 1:
             return workers[0]
         if len(workers) > SCAN_MAX:
-            workers = [workers[int(self._draw() * len(workers))] for _ in range(SAMPLE)]
+            workers = [workers[int(self.draw() * len(workers))] for _ in range(SAMPLE)]
         return min(workers, key=load)
 
-    def _draw(self) -> float:
+    def draw(self) -> float:
+        """A uniform number in [0, 1)."""
         if not self._draws:
             self._draws = self._rng.random(8192).tolist()
         return self._draws.pop()

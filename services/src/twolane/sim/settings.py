@@ -32,6 +32,8 @@ class SimSettings:
         decode_policy: name in policies.decode.
         decode: settings of decode admission.
         max_rows: rows of a decode batch at most.
+        placement: name of the router's placement policy that places requests (see policies.least_wait);
+            empty: the simulator's own sampling router, for large clusters.
         roles: whether the role controller moves workers.
         lane_groups: whether prefill workers serve one lane each instead of both.
         role_period_s: seconds between two decisions of the controller.
@@ -58,6 +60,7 @@ class SimSettings:
     decode_policy: str = "past_future"
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     max_rows: int = 256
+    placement: str = ""
     roles: bool = False
     lane_groups: bool = False
     role_period_s: float = 5.0
