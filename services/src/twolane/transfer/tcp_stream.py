@@ -14,7 +14,7 @@ import xxhash
 
 from twolane.transfer.delivery import Outbound
 from twolane.transfer.push_stream import PushStream
-from twolane.transfer.stream_server import HEAD_BYTES
+from twolane.transfer.stream_server import HEAD_BYTES, tune
 from twolane.v1 import transfer_pb2 as pb
 
 CONNECT_TIMEOUT_S = 5.0
@@ -65,7 +65,7 @@ class TcpStream(PushStream):
             family, kind, protocol, _name, place = found[0]
             self._socket = socket.socket(family, kind, protocol)
             self._socket.setblocking(False)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tune(self._socket)
             await loop.sock_connect(self._socket, place)
 
     async def _send(self, outbound: Outbound) -> None:
