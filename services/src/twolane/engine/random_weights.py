@@ -1,4 +1,4 @@
-"""Random parameters in place of a checkpoint, so that a real shape can be measured from its config.json alone.
+"""Random parameters in place of a checkpoint, so that a shape can be measured from its config.json.
 
 Called by `loading.load` when `EngineConfig.random_weights` is set; drawn on the device, nothing is read.
 """
