@@ -141,11 +141,15 @@ def test_another_process_reads_the_segment_and_an_ended_one_is_refused() -> None
     try:
         assert owner.stdout is not None
         segment = owner.stdout.readline().strip()
-        assert set(PeerSegments().bytes_of(segment)) == {7}
+        peers = PeerSegments()
+        assert set(peers.bytes_of(segment)) == {7}
     finally:
         owner.communicate(timeout=20)
     with pytest.raises(Incompatible, match=r"cannot open|ended"):
         PeerSegments().bytes_of(segment)
+    store = filled_store(3)
+    peers.bytes_of(store.segment)
+    assert set(peers._open) == {store.segment}
 
 
 def test_unknown_payload_is_refused() -> None:

@@ -125,7 +125,7 @@ class PageStore:
 
 
 class PeerSegments:
-    """Other workers' segments, opened read-only at their first use and kept until `forget`."""
+    """Other workers' segments, opened read-only at their first use and kept while their process lives."""
 
     def __init__(self) -> None:
         self._open: dict[str, PageBytes] = {}
@@ -138,6 +138,9 @@ class PeerSegments:
                 its process has ended.
         """
         if segment not in self._open:
+            # A mapping keeps the memory of a process that has ended: a peer that restarts must not add up.
+            for ended in [known for known in self._open if not _lives(known)]:
+                self.forget(ended)
             here = _HERE.get(segment)
             self._open[segment] = _map_segment(segment) if here is None else here.pages.reshape(-1)
         return self._open[segment]
@@ -162,9 +165,20 @@ def joined(first_ids: Sequence[int], second_ids: Sequence[int]) -> Iterator[tupl
             start = end
 
 
-def _map_segment(segment: str) -> PageBytes:
+def _place(segment: str) -> str:
     pid, fd, _nonce = segment.split(":")
-    path = f"/proc/{int(pid)}/fd/{int(fd)}"
+    return f"/proc/{int(pid)}/fd/{int(fd)}"
+
+
+def _lives(segment: str) -> bool:
+    try:
+        return "memfd:twolane-pages" in os.readlink(_place(segment))
+    except OSError:
+        return False
+
+
+def _map_segment(segment: str) -> PageBytes:
+    path = _place(segment)
     try:
         if "memfd:twolane-pages" not in os.readlink(path):
             raise Incompatible(f"{path} is no page segment: its process has ended")
