@@ -1,4 +1,4 @@
-"""Requests that end while something is under way for them: nothing of it reaches pages that are others' by now."""
+"""Requests that end while something is under way for them: nothing of it reaches what is others' now."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from tests.worker.conftest import Oracle
 from tests.worker.stack import Pair, until
 from tests.worker.test_mixed import GREEDY, prompts
 from twolane.core.request import Phase
@@ -41,3 +42,38 @@ async def test_a_lease_that_comes_too_late_opens_nothing(
     await pair.to_prefill.cancel(stream_id)
     await until(lambda: pair.held() == (0, 0))
     await until(lambda: not leases._broker._returned)
+
+
+async def test_pages_that_changed_before_they_were_read_become_nobodys_prefix(
+    new_pair: Callable[..., Any], oracle: Oracle, monkeypatch: Any
+) -> None:
+    """The client goes away; the prefill worker reuses its pages before the decode worker has read them."""
+    pair: Pair = await new_pair()
+    # The first run between two workers has a checksum, most others have none.
+    _, warm = await pair.ask("warm", [9, 8, 7])
+    await until(lambda: warm.over)
+    landing = pair.decode.process._landing
+    take, came, go_on = landing.take, asyncio.Event(), asyncio.Event()
+
+    async def slow(push: Any) -> Any:
+        came.set()
+        await go_on.wait()
+        return await take(push)
+
+    monkeypatch.setattr(landing, "take", slow)
+    tokens = prompts(1, seed=6)[0]
+    number, _ = await pair.to_decode.submit("r", tokens, Phase.DECODE, GREEDY, peer=pair.prefill.peer)
+    stream_id, first = await pair.to_prefill.submit("r", tokens, Phase.PREFILL, GREEDY, peer=pair.decode.peer)
+    await until(lambda: came.is_set() and bool(first.tokens))
+    await pair.to_prefill.cancel(stream_id)
+    await until(lambda: pair.prefill.engine.pool.held == 0)
+    pair.prefill.engine.kv.fill_(3.0)
+    landed = pair.decode.process._transfers.landed_bytes.labels("shared_memory")._value
+    before = landed.get()
+    go_on.set()
+    await until(lambda: landed.get() > before)
+    await pair.to_decode.cancel(number)
+    await until(lambda: pair.held() == (0, 0))
+    _, again = await pair.to_decode.submit("again", tokens, Phase.BOTH, GREEDY)
+    await until(lambda: again.over)
+    assert again.tokens == oracle.answer(tokens, 12)

@@ -21,6 +21,10 @@ from twolane.transfer.transports import TransportCodec
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1 import types_pb2, worker_pb2
 
+# The peer reads these pages when it gets to the push, which may be after the request has ended here and its
+# pages hold something else: the handover, which vouches for them, is sent only once they have been read.
+READ_LATER = frozenset({pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_NIXL})
+
 Landed = Callable[[str], None]
 Failed = Callable[[str, TwolaneError], None]
 
@@ -166,7 +170,17 @@ class Sender:
         offer, handover = outgoing.offer, outgoing.handover
         if offer is None or (outgoing.ready_pages <= outgoing.sent_pages and handover is None):
             return
-        self._deliver(outgoing, offer, list(outgoing.take_ready()), handover)
+        portions = list(outgoing.take_ready())
+        if offer.lease.transport not in READ_LATER:
+            self._deliver(outgoing, offer, portions, handover)
+            return
+        if portions:
+            self._deliver(outgoing, offer, portions, None)
+        self._hand_over_if_read(outgoing, offer)
+
+    def _hand_over_if_read(self, outgoing: Outgoing, offer: pb.PageOffer) -> None:
+        if outgoing.handover is not None and all(each.ended for each in outgoing.deliveries):
+            self._deliver(outgoing, offer, (), outgoing.handover)
 
     def _deliver(
         self,
@@ -202,6 +216,10 @@ class Sender:
     def _delivered(self, request_id: str, last: bool, error: TwolaneError | None) -> None:
         if error is not None or last:
             self._finish(request_id, error)
+            return
+        outgoing = self._outgoing.get(request_id)
+        if outgoing is not None and outgoing.offer is not None:
+            self._hand_over_if_read(outgoing, outgoing.offer)
 
     def _finish(self, request_id: str, error: TwolaneError | None) -> None:
         outgoing = self._outgoing.pop(request_id, None)
