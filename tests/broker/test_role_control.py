@@ -77,15 +77,21 @@ def cluster(address: str, decode_s: float, waiting_long_s: float) -> list[Worker
     return workers + [worker(f"d{n}", ROLE_DECODE, address, done=done, running=n) for n in range(3)]
 
 
+async def pressed(roles: RoleControl, address: str) -> list[Move]:
+    """A lasting queue at prefill; the first moves it leads to."""
+    clock = roles._clock
+    assert isinstance(clock, ManualClock)
+    for step in range(20):
+        if moves := await roles.decide_once(cluster(address, 0.1 * step, 40.0)):
+            return moves
+        clock.now_s += 2.0
+    return []
+
+
 async def test_a_queue_at_prefill_draws_idle_decode_workers(recorder: AssignRecorder) -> None:
     """As many as the imbalance needs move at once, the emptiest first; decode keeps at least one."""
-    clock = ManualClock()
-    roles = control(clock)
-    assert await roles.decide_once(cluster(recorder.address, 0.0, 40.0)) == []
-    clock.now_s += 2.0
-    assert await roles.decide_once(cluster(recorder.address, 0.1, 40.0)) == [
-        Move(Group.DECODE, Group.BOTH, 2)
-    ]
+    moves = await pressed(control(ManualClock()), recorder.address)
+    assert moves == [Move(Group.DECODE, Group.BOTH, 2)]
     assert [request.role for request in recorder.assigned] == [ROLE_PREFILL] * 2
 
 
@@ -113,9 +119,4 @@ async def test_mixed_and_draining_workers_are_left_alone(recorder: AssignRecorde
 
 async def test_a_worker_that_cannot_be_reached_is_no_failure() -> None:
     """It is tried again after the cool-down; the broker goes on."""
-    clock = ManualClock()
-    roles = control(clock)
-    for seconds in (0.0, 0.1):
-        moves = await roles.decide_once(cluster("127.0.0.1:1", seconds, 40.0))
-        clock.now_s += 2.0
-    assert len(moves) == 1
+    assert len(await pressed(control(ManualClock()), "127.0.0.1:1")) == 1
