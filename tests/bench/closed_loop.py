@@ -13,6 +13,7 @@ import time
 from array import array
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from twolane.core.request import SamplingParams
@@ -42,6 +43,12 @@ def prompt_tokens(rng: random.Random, longest: int) -> int:
     return min(max(_SHORTEST, round(below[1] * math.exp(slope * (deviate - below[0])))), longest)
 
 
+def random_tokens(rng: random.Random, count: int, vocab: int) -> array[int]:
+    """Token ids, drawn in bulk: it happens between the steps that are timed."""
+    drawn = np.frombuffer(rng.randbytes(4 * count), dtype=np.uint32) % np.uint32(vocab)
+    return array("I", drawn.tobytes())
+
+
 @dataclass
 class Client:
     """One client; with `reuse` a prompt repeats the conversation so far and adds to it."""
@@ -58,8 +65,7 @@ class Client:
         new = prompt_tokens(self.rng, self.longest)
         if not self.reuse or self.turn == _TURNS or len(self.history) + new > self.longest:
             self.history, self.turn = array("I"), 0
-        fresh = array("I", (self.rng.randrange(self.vocab) for _ in range(new)))
-        self.history, self.turn = self.history + fresh, self.turn + 1
+        self.history, self.turn = self.history + random_tokens(self.rng, new, self.vocab), self.turn + 1
         return array("I", self.history)
 
 
@@ -118,8 +124,10 @@ class ClosedLoop:
         self._others_only = others_only
 
     def run(self, clients: list[Client], seconds: float, result: Measured) -> None:
-        """Serves the clients for so long, one answer at least, and adds to `result`; every client's first prompt is left out, since
-        they all come at once."""
+        """Serves the clients for so long, one answer at least, and adds to `result`.
+
+        Every client's first prompt is left out, since they all come at once.
+        """
         now_s = time.perf_counter()
         for client in clients:
             self._send(client, now_s)

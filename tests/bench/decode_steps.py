@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from closed_loop import random_tokens
 
 from twolane.core.request import SamplingParams
 from twolane.engine.engine import Engine
@@ -41,7 +41,7 @@ def decode_rows(
     engine: Engine, weight_bytes: int, bytes_per_s: float | None, deadline_s: float
 ) -> Iterator[DecodeRow]:
     """Every batch and context that fits pool and deadline (of time.perf_counter)."""
-    for block in torch.split(engine.kv, 4096):
+    for block in torch.split(engine.kv, 256):
         block.normal_()
     for context in CONTEXTS:
         for batch in BATCHES:
@@ -81,7 +81,7 @@ def _step_seconds(engine: Engine, batch: int, context: int, deadline_s: float) -
     sampling = SamplingParams(max_tokens=_STEPS + 1, temperature=0.0, ignore_eos=True)
     sequences = []
     for number in range(batch):
-        tokens = array("I", (rng.randrange(engine.spec.vocab_size) for _ in range(context + 1)))
+        tokens = random_tokens(rng, context + 1, engine.spec.vocab_size)
         pages = engine.pool.allocate(-(-(context + _STEPS + 1) // engine.pool.page_tokens))
         sequences.append(Sequence(str(number), tokens, context, sampling, context, pages))
     rows = [Row(sequence, 1, sample=True) for sequence in sequences]
