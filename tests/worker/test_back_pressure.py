@@ -57,3 +57,33 @@ async def test_prompts_wait_while_transfers_hold_too_many_pages(
         oracle.answer(tokens, 12) for tokens in prompts[: computed + WAITING]
     ]
     await until(lambda: pair.held() == (0, 0))
+
+
+async def test_a_prompt_whose_peer_has_room_is_not_held_back(
+    new_pair: Callable[..., Any], oracle: Oracle
+) -> None:
+    """It holds the room that the others wait for, so all would wait for it for ever."""
+    pair: Pair = await new_pair(max_pinned_share=0.25)
+    sender, pools = pair.prefill.process._sender, [pair.prefill.engine.pool, pair.decode.engine.pool]
+    length = 80
+    prompts = [
+        [(number * 7 + i * (number + 3)) % 190 + 3 for i in range(length)]
+        for number in range(int(0.25 * pools[0].n_pages) // (length // 4) + 2)
+    ]
+    # Room for one of them.
+    pools[1].allocate(pools[1].n_pages - length // 4 - 4)
+    seconds = [
+        (await pair.to_decode.submit(f"r{n}", tokens, Phase.DECODE, GREEDY, peer=pair.prefill.peer))[1]
+        for n, tokens in enumerate(prompts)
+    ]
+    # The first one's pages are offered, but the others are computed before it comes.
+    firsts = []
+    for n, tokens in [*enumerate(prompts)][1:]:
+        peer = pair.decode.peer
+        firsts.append((await pair.to_prefill.submit(f"r{n}", tokens, Phase.PREFILL, GREEDY, peer=peer))[1])
+    await until(lambda: all(first.tokens for first in firsts))
+    assert sender.waiting_pages() > 0.25 * pools[0].n_pages
+    _, late = await pair.to_prefill.submit("r0", prompts[0], Phase.PREFILL, GREEDY, peer=pair.decode.peer)
+    await until(lambda: all(second.over for second in seconds))
+    answers = [first.tokens + second.tokens for first, second in zip([late, *firsts], seconds, strict=True)]
+    assert answers == [oracle.answer(tokens, 12) for tokens in prompts]

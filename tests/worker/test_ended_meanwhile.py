@@ -10,6 +10,7 @@ from tests.worker.conftest import Oracle
 from tests.worker.stack import Pair, until
 from tests.worker.test_mixed import GREEDY, prompts
 from twolane.core.request import Phase
+from twolane.v1 import transfer_pb2
 
 
 async def test_a_lease_that_comes_too_late_opens_nothing(
@@ -77,3 +78,20 @@ async def test_pages_that_changed_before_they_were_read_become_nobodys_prefix(
     _, again = await pair.to_decode.submit("again", tokens, Phase.BOTH, GREEDY)
     await until(lambda: again.over)
     assert again.tokens == oracle.answer(tokens, 12)
+
+
+async def test_a_request_that_is_refused_while_it_is_placed_leaves_no_timer(
+    new_worker: Callable[..., Any], new_router: Callable[..., Any]
+) -> None:
+    """Its peer's offer, here before it, asks for a transport that this worker lacks."""
+    worker = await new_worker("prefill")
+    router = await new_router(worker)
+    table = worker.process._table
+    lease = transfer_pb2.Lease(request_id="r", ttl_ms=10_000, transport=transfer_pb2.TRANSPORT_NIXL)
+    table.offered(transfer_pb2.PageOffer(lease=lease))
+    _, answer = await router.submit("r", [5] * 8, Phase.PREFILL, GREEDY, peer=worker.peer)
+    await until(lambda: answer.over)
+    assert answer.error == "incompatible"
+    loop: Any = asyncio.get_running_loop()
+    timers = [each for each in loop._scheduled if not each.cancelled()]
+    assert not [each for each in timers if each._callback == table._expire]

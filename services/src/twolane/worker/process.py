@@ -242,7 +242,7 @@ class WorkerProcess:
             lambda: books.inspect(self._landing.books() + self._sender.books()),
         )
         worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._rpc.aio)
-        pages = PageTransferService(self._sender, self._landing, self._engine.fingerprint)
+        pages = PageTransferService(self._table.offered, self._landing, self._engine.fingerprint)
         transfer_pb2_grpc.add_PageTransferServicer_to_server(pages, self._rpc.aio)
         self._rpc.add("twolane.v1.Worker", "twolane.v1.PageTransfer")
 

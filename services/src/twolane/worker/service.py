@@ -16,7 +16,6 @@ from twolane.rpc.channel import check_remaining_s
 from twolane.rpc.convert import fingerprint_from_proto, fingerprint_to_proto
 from twolane.rpc.words import lane_from_proto, role_from_proto, role_to_proto
 from twolane.transfer.landing import Landing
-from twolane.transfer.sender import Sender
 from twolane.v1 import transfer_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
 from twolane.worker.assignment import Assignment
 from twolane.worker.membership import Identity
@@ -136,8 +135,13 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 class PageTransferService(transfer_pb2_grpc.PageTransferServicer):
     """twolane.v1.PageTransfer."""
 
-    def __init__(self, sender: Sender, landing: Landing, fingerprint: ModelFingerprint) -> None:
-        self._sender = sender
+    def __init__(
+        self,
+        offered: Callable[[transfer_pb2.PageOffer], None],
+        landing: Landing,
+        fingerprint: ModelFingerprint,
+    ) -> None:
+        self._offered = offered
         self._landing = landing
         self._fingerprint = fingerprint
 
@@ -153,7 +157,7 @@ class PageTransferService(transfer_pb2_grpc.PageTransferServicer):
             if differences := self._fingerprint.differences(theirs):
                 owner_id = request.lease.owner_id
                 raise Incompatible(f"pages of {owner_id} don't fit ours: {', '.join(differences)}")
-        self._sender.offer(request)
+        self._offered(request)
         return transfer_pb2.PageOfferAck()
 
     async def Push(

@@ -35,7 +35,8 @@ class StepLoop:
         metrics: step times and token counts.
 
     Attributes:
-        hold_back: whether no prompt may be computed now; a wake follows when that changes.
+        hold_back: whether only prompts whose pages can't get stuck may be computed now; a wake follows when
+            that changes.
         layers: sends layers ahead of the step's end; None: pages go after it.
     """
 
@@ -72,8 +73,8 @@ class StepLoop:
                 decoding, preempted = self._parts.decode.rows()
                 for sequence in preempted:
                     self._table.preempted(sequence)
-                held = self.hold_back()
-                batch = PrefillBatch() if held else self._parts.prefill.next_batch(self._now())
+                allowed = self._table.frees_itself if self.hold_back() else None
+                batch = self._parts.prefill.next_batch(self._now(), allowed)
                 if decoding or batch.chunks:
                     await self._step(decoding, batch)
                 else:

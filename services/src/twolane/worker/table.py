@@ -33,6 +33,7 @@ from twolane.rpc.convert import sampling_from_proto
 from twolane.rpc.words import phase_from_proto
 from twolane.telemetry.logs import request_id_var
 from twolane.transfer.sender import Sender
+from twolane.v1 import transfer_pb2
 from twolane.v1 import worker_pb2 as pb
 from twolane.worker.admission import Limits
 from twolane.worker.leases import Leases
@@ -129,9 +130,10 @@ class RequestTable:
             self._by_stream[outbox, submit.stream_id] = request
             self.empty.clear()
             self._spans.begin(request, submit.traceparent)
-            self._place(request, submit)
             delay_s = submit.timeout_ms / 1000
+            # First: a transfer that can't be may end the request at once, and its timer with it.
             request.timer = asyncio.get_running_loop().call_later(delay_s, self._expire, request)
+            self._place(request, submit)
         except TwolaneError as error:
             self._refuse(request, error)
         self._wake()
@@ -218,10 +220,20 @@ class RequestTable:
 
     def step_failed(self, request_ids: frozenset[str]) -> None:
         """The engine raised: the requests of the step end with an error, the others go on."""
+        # Nobody knows what the step has written: none of it may become a reusable prefix.
+        for sequence in self._after_step:
+            sequence.n_computed = 0
         for request in [each for key, each in self._requests.items() if key in request_ids]:
-            # Nobody knows what the step has written: none of it may become a reusable prefix.
             request.sequence.n_computed = 0
             self.fail(request, Internal("the engine failed on this request; the worker's log has the trace"))
+
+    def frees_itself(self, request_id: str) -> bool:
+        """Whether a prompt's pages can't get stuck here once it is computed: it stays, or its peer has room.
+
+        While too many pages wait for their transfer only these are computed. To hold them back, too, could
+        be for ever: the peer's room may be what the others wait for.
+        """
+        return self._requests[request_id].phase is not Phase.PREFILL or self.sender.has_offer(request_id)
 
     def reserve_pages(self) -> None:
         """Gives free pages to requests that wait for them and starts arranging their leases."""
@@ -233,6 +245,11 @@ class RequestTable:
             task.add_done_callback(self._arrangements.discard)
 
     # From transfers.
+
+    def offered(self, offer: transfer_pb2.PageOffer) -> None:
+        """A peer has room for the pages of a prompt: it may be held back no longer."""
+        self.sender.offer(offer)
+        self._wake()
 
     def landed(self, request_id: str) -> None:
         """Our pages have landed at the peer: this worker's part is over."""
