@@ -135,6 +135,9 @@ class Engine:
             drawn = self._sample(logits, [rows[index].sequence for index in batch.sampled])
             for index, token in zip(batch.sampled, drawn, strict=True):
                 results[index] = token
+        elif self.kv.is_cuda:
+            # Nothing was read back: without this a step would seem over once it is launched.
+            torch.cuda.synchronize(self.kv.device)
         return results
 
     @torch.inference_mode()

@@ -103,7 +103,8 @@ class StepLoop:
         began_s = self._now()
         try:
             loop = asyncio.get_running_loop()
-            queued = len(self._parts.prefill)
+            # Those of this batch wait no longer.
+            queued = len(self._parts.prefill) - len(batch.chunks)
             results = await loop.run_in_executor(self._thread, self._engine.step, rows, queued)
         except Exception:
             log.exception("engine step failed")
