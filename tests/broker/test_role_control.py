@@ -17,7 +17,14 @@ from twolane.policies.roles import Group, Move
 from twolane.state.memory import MemoryState
 from twolane.v1 import worker_pb2, worker_pb2_grpc
 from twolane.v1.broker_pb2 import WorkerInfo
-from twolane.v1.types_pb2 import ROLE_DECODE, ROLE_MIXED, ROLE_PREFILL, ModelFingerprint
+from twolane.v1.types_pb2 import (
+    LANE_LONG,
+    LANE_SHORT,
+    ROLE_DECODE,
+    ROLE_MIXED,
+    ROLE_PREFILL,
+    ModelFingerprint,
+)
 
 
 class AssignRecorder(worker_pb2_grpc.WorkerServicer):
@@ -120,3 +127,39 @@ async def test_mixed_and_draining_workers_are_left_alone(recorder: AssignRecorde
 async def test_a_worker_that_cannot_be_reached_is_no_failure() -> None:
     """It is tried again after the cool-down; the broker goes on."""
     assert len(await pressed(control(ManualClock()), "127.0.0.1:1")) == 1
+
+
+async def test_two_moves_from_one_pool_take_different_workers() -> None:
+    """The one that has just gone to the short lane is not sent on to the long one."""
+    clock = ManualClock()
+    roles = control(clock)
+    assigned: list[tuple[str, object]] = []
+
+    async def note(address: str, role: object, lane: object) -> None:
+        assigned.append((address, lane))
+
+    short = worker("s", ROLE_PREFILL, "s", waiting_short_s=40.0)
+    long = worker("l", ROLE_PREFILL, "l", waiting_long_s=40.0)
+    short.lane, long.lane = LANE_SHORT, LANE_LONG
+    decodes = [worker(f"d{n}", ROLE_DECODE, f"d{n}", running=n) for n in range(4)]
+    moves: list[Move] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twolane.broker.role_control.assign", note)
+        for _ in range(30):
+            moves = moves or await roles.decide_once([short, long, *decodes])
+            clock.now_s += 2.0
+    assert {move.source for move in moves} == {Group.DECODE}
+    assert {move.target for move in moves} == {Group.SHORT, Group.LONG}
+    assert len({address for address, _ in assigned}) == sum(move.workers for move in moves) == len(assigned)
+
+
+async def test_what_a_worker_did_before_it_came_is_no_demand() -> None:
+    """A worker that was away, or mixed, comes with hours of work done: nothing moves for that."""
+    clock = ManualClock()
+    roles = control(clock)
+    old = worker("old", ROLE_PREFILL, "127.0.0.1:1", done=worker_pb2.WorkDone(long_prefill_s=50_000.0))
+    others = [worker("p", ROLE_PREFILL, "127.0.0.1:1")]
+    others += [worker(f"d{n}", ROLE_DECODE, "127.0.0.1:1") for n in range(4)]
+    for step in range(30):
+        assert await roles.decide_once(others if step < 5 else [*others, old]) == []
+        clock.now_s += 2.0

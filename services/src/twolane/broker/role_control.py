@@ -121,7 +121,10 @@ class RoleControl:
                 groups[group].append(worker)
         short_s = long_s = decode_s = 0.0
         for worker in members:
-            old, new = before.get(worker.worker_id, WorkDone()), worker.load.done
+            old, new = before.get(worker.worker_id), worker.load.done
+            if old is None:
+                # Seen for the first time: it may have done its work long ago.
+                continue
             # Fewer seconds than before: the worker was replaced by a new incarnation.
             fresh = new.decode_s < old.decode_s or new.short_prefill_s < old.short_prefill_s
             base = WorkDone() if fresh else old
@@ -153,6 +156,8 @@ class RoleControl:
             except TwolaneError as error:
                 log.warning("worker could not be moved: %s", error.message, extra=facts)
                 continue
+            # It is no candidate for the next move.
+            members.remove(worker)
             self._metrics.moves.labels(move.source.value, move.target.value).inc()
             log.info("worker moved", extra=facts)
 
