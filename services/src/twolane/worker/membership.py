@@ -64,9 +64,9 @@ class Membership:
         self._pool = pool
         self._changed = changed
         self._interval_s = RETRY_S
-        # Changes of the cache that no broker has confirmed.
-        self._added: list[bytes] = []
-        self._removed: list[bytes] = []
+        # Changes of the cache that no broker has confirmed: whether each name is in it now. The last change
+        # counts, as a heartbeat that failed may have been taken all the same.
+        self._unconfirmed: dict[bytes, bool] = {}
 
     @property
     def registered(self) -> bool:
@@ -124,7 +124,7 @@ class Membership:
 
     async def _register(self) -> None:
         self._pool.drain_changes()
-        self._added, self._removed = [], []
+        self._unconfirmed.clear()
         request = pb.RegisterRequest(worker=self._info(), prefix_hashes=self._pool.names())
         held = request.worker.incarnation = self._identity.incarnation
         answer = await self._broker.Register(request, timeout=CALL_TIMEOUT_S)
@@ -137,8 +137,7 @@ class Membership:
 
     async def _heartbeat(self) -> None:
         added, removed = self._pool.drain_changes()
-        self._added += added
-        self._removed += removed
+        self._unconfirmed |= dict.fromkeys(removed, False) | dict.fromkeys(added, True)
         info = self._info()
         request = pb.HeartbeatRequest(
             worker_id=self._identity.worker_id,
@@ -147,8 +146,8 @@ class Membership:
             role=info.role,
             lane=info.lane,
             draining=info.draining,
-            prefix_added=self._added,
-            prefix_removed=self._removed,
+            prefix_added=[name for name, there in self._unconfirmed.items() if there],
+            prefix_removed=[name for name, there in self._unconfirmed.items() if not there],
         )
         try:
             await self._broker.Heartbeat(request, timeout=CALL_TIMEOUT_S)
@@ -157,4 +156,4 @@ class Membership:
             if isinstance(error, NotFound):
                 raise error from rpc_error
             raise
-        self._added, self._removed = [], []
+        self._unconfirmed.clear()
