@@ -23,7 +23,7 @@ from twolane.v1 import types_pb2, worker_pb2
 
 # The peer reads these pages when it gets to the push, which may be after the request has ended here and its
 # pages hold something else: the handover, which vouches for them, is sent only once they have been read.
-READ_LATER = frozenset({pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_NIXL})
+READ_LATER = frozenset({pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_NIXL, pb.TRANSPORT_CUDA_PEER})
 
 Landed = Callable[[str], None]
 Failed = Callable[[str, TwolaneError], None]
