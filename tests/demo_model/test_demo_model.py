@@ -6,6 +6,7 @@ The words it may use come from the corpus generator that trained it.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,7 +42,10 @@ def model() -> LlamaForCausalLM:
 def corpus_words() -> set[str]:
     """Every word of a thousand documents of the corpus, lower case."""
     command = [sys.executable, str(CORPUS), "5", "1000"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    # The script imports its neighbours, which PYTHONSAFEPATH (set by make) keeps off the path.
+    environment = os.environ | {"PYTHONPATH": str(CORPUS.parent)}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    text = run.stdout
     return set(re.findall(r"[a-z]+", text.lower()))
 
 
