@@ -95,6 +95,19 @@ def test_failures_and_moves_lose_no_request(
         assert worker.promised_tokens == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_all_workers_of_a_pool_failing_at_once_only_delays(seed: int) -> None:
+    """Requests wait for a worker to come back, and a second failure meanwhile takes none of them twice."""
+    both = tuple(Failure(1.0 + 0.5 * (index % 2), index, 1.5) for index in range(4))
+    again = (Failure(1.5, 0, 1.0), Failure(2.5, 2, 1.0))
+    cluster = SimSettings(prefill_workers=2, decode_workers=2, failures=both + again, seed=seed)
+    simulation = Simulation(cluster, _mix(seed, duration_s=3.0))
+    assert simulation.run().summary["all"].failed == 0
+    for worker in simulation.workers:
+        assert worker.is_empty
+        assert worker.promised_tokens == worker.decode.used_tokens == worker.decode.left_tokens == 0
+
+
 def test_a_failed_worker_costs_a_gap_but_no_tokens() -> None:
     """Answers that ran there go on elsewhere; their longest gap shows it."""
     calm = Simulation(SimSettings(decode_workers=2), _mix()).run()

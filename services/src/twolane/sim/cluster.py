@@ -31,6 +31,8 @@ from twolane.workload.traces import TraceRequest
 
 Progress = Callable[[float, int], None]
 PROGRESS_EVERY = 20_000
+# With all requests sent and none ended for so many virtual seconds, something is stuck.
+GIVE_UP_S = 86_400.0
 # Seconds after which a request that found no worker tries again.
 RETRY_S = 0.1
 
@@ -61,6 +63,7 @@ class Simulation:
         self.groups = GroupKeeper(self)
         self.timeline = TimeLine()
         self._next = 0
+        self._ended_s = 0.0
         self._open = len(self.requests)
 
     def run(self, progress: Progress | None = None) -> SimOutcome:
@@ -75,11 +78,13 @@ class Simulation:
             events.at(self.requests[0].arrival_s, self._arrive)
         limit = PROGRESS_EVERY
         while self._open > 0 and events.step():
+            if self._next >= len(self.requests) and events.now_s > self._ended_s + GIVE_UP_S:
+                break
             if progress is not None and events.processed >= limit:
                 progress(events.now_s, self._open)
                 limit += PROGRESS_EVERY
         if self._open > 0:
-            raise RuntimeError(f"{self._open} requests can never end: a policy left work behind")
+            raise RuntimeError(f"{self._open} requests never end: a policy left work behind")
         return outcome_of(self)
 
     def _live_placement(self) -> Placing:
@@ -208,6 +213,7 @@ class Simulation:
     def decode_finished(self, request: SimRequest) -> None:
         """Counts the request off."""
         self._open -= 1
+        self._ended_s = self.events.now_s
         worker = self.workers[request.target]
         worker.promised_tokens -= request.promised_tokens
         if worker.going_to is not None:
@@ -247,8 +253,8 @@ class Simulation:
         self.workers[request.target].promised_tokens -= request.promised_tokens
         request.lease += 1
         request.replays += 1
-        request.cached_tokens = 0
-        request.recompute = False
+        request.cached_tokens = request.promised_tokens = 0
+        request.recompute = request.prefilled = False
         self._place(request)
 
     def _recover(self, worker: SimWorker) -> None:

@@ -62,6 +62,7 @@ class PrefillSide:
         self._fitting = policy if isinstance(policy, FitsBoundary) else None
         self._noise = noise
         self._started: set[str] = set()
+        self._stale: set[str] = set()
         self._costs: dict[str, float] = {}
         self._last_s: float | None = None
         self._last_lane: Lane | None = None
@@ -114,6 +115,8 @@ class PrefillSide:
         request = self.requests.pop(name, None)
         if request is not None:
             self._forget(name, request.lane)
+            # The same request may come back before the batch ends; that chunk is not for it.
+            self._stale.update(chunk.request_id for chunk in self._running if chunk.request_id == name)
             if not self._running:
                 self.decide()
         return request
@@ -125,6 +128,7 @@ class PrefillSide:
         for name in list(self.requests):
             self._forget(name, self.requests.pop(name).lane)
         self._running, self.memory, self._last_s = (), None, None
+        self._stale.clear()
         return lost
 
     def decide(self, _: Any = None) -> None:
@@ -172,9 +176,10 @@ class PrefillSide:
         if epoch != self._epoch:
             return
         chunks, self._running = self._running, ()
+        stale, self._stale = self._stale, set()
         for chunk in chunks:
             prompt = self.prompts.get(chunk.request_id)
-            if prompt is not None:
+            if prompt is not None and chunk.request_id not in stale:
                 self._advance(prompt, chunk.tokens)
         if self.prompts:
             self.decide()
