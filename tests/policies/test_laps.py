@@ -122,6 +122,8 @@ def test_neither_waiting_nor_gathering_makes_a_deadline_missed(
 class _Watched(_Trained):
     """Notes when short prompts are made to wait though nothing forces them to."""
 
+    postponed: list[tuple[float, float, list[WaitingPrefill]]]
+
     def __init__(self, settings: PrefillSettings) -> None:
         super().__init__(settings)
         object.__setattr__(self, "postponed", [])

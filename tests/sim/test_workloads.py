@@ -11,10 +11,11 @@ from twolane.core.errors import InvalidRequest
 from twolane.sim.compare import default_settings, ratios
 from twolane.sim.profile import profile_by_name
 from twolane.sim.workloads import fcfs_capacity, mix_workloads, trace_workload
+from twolane.workload.traces import TraceRequest
 
 
-def _rate(requests: list[object]) -> float:
-    return len(requests) / requests[-1].arrival_s  # type: ignore[attr-defined]
+def _rate(requests: list[TraceRequest]) -> float:
+    return len(requests) / requests[-1].arrival_s
 
 
 @pytest.mark.parametrize("workload", mix_workloads(), ids=lambda workload: workload.name)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from twolane.core.errors import InvalidRequest
 from twolane.workload.generator import MixSettings, generate_mix
 

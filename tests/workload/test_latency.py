@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from twolane.core.errors import InvalidRequest
 from twolane.workload.latency import (
     Outcome,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from twolane.core.errors import InvalidRequest, NotFound
 from twolane.workload.traces import TraceRequest, read_sessions, read_trace, scaled_to_rate, spread_ties
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from twolane.core.errors import InvalidRequest
 from twolane.workload.traces import TraceRequest
 

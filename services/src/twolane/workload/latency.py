@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
 from twolane.core.errors import InvalidRequest
 
 ALL_CLASSES = "all"

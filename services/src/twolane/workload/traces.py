@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from twolane.core.errors import InvalidRequest, NotFound
 
 REQUIRED_COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
