@@ -10,6 +10,9 @@ import pytest
 from tests.worker.stack import GREEDY, Pair, until
 from tests.worker.test_mixed import prompts
 from twolane.core.request import SamplingParams
+from twolane.engine.sequence import Sequence
+from twolane.telemetry.metrics import new_registry
+from twolane.worker.parity import ParityProbe
 
 
 def checks(pair: Pair, outcome: str) -> float:
@@ -58,3 +61,20 @@ async def test_a_small_share_is_replayed_now_and_then(new_pair: Callable[..., An
     await until(lambda: checks(pair, "same") == 2)
     await until(lambda: pair.held() == (0, 0))
     assert checks(pair, "same") == 2
+
+
+async def test_a_busy_time_is_not_made_up_for() -> None:
+    """After a thousand answers that could not be replayed the share is what it was."""
+    submitted: list[Any] = []
+    busy = True
+    probe = ParityProbe(
+        0.25, lambda: not busy, lambda _outbox, submit: submitted.append(submit), new_registry()
+    )
+    sequence = Sequence("r", [3, 4, 5, 6], 2, GREEDY)
+    for _ in range(1000):
+        probe.finished(sequence)
+    busy = False
+    for _ in range(9):
+        probe.finished(sequence)
+    await until(lambda: bool(submitted))
+    assert len(submitted) == 3

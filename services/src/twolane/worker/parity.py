@@ -72,7 +72,8 @@ class ParityProbe:
 
     def finished(self, sequence: Sequence) -> None:
         """An answer whose prompt was transferred has ended as it should; it may be replayed."""
-        self._due += self._share
+        # What came while the worker was busy is not made up for: it would be a burst of replays.
+        self._due = min(self._due, 1.0) + self._share
         if self._due < 1.0 or sequence.n_generated == 0 or not self._idle():
             return
         self._due -= 1.0
