@@ -100,3 +100,12 @@ async def test_a_working_cluster_has_no_differences_and_a_leak_is_found(
     pair.decode.engine.pool.allocate(1)
     assert await audit(config) == 1
     assert "1 pages are held by no request" in capsys.readouterr().out
+
+
+async def test_a_load_that_stays_is_reported_once_more(
+    new_worker: Callable[..., Any], new_router: Callable[..., Any]
+) -> None:
+    """The first report may cross a submission on its way, the second tells the router that it is counted."""
+    router = await new_router(await new_worker("mixed"))
+    await until(lambda: len(router.loads) >= 2)
+    assert router.loads[0] == router.loads[1]

@@ -124,11 +124,13 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 
     async def _report_load(self, outbox: Outbox) -> None:
         sent: worker_pb2.Load | None = None
+        twice = False
         while True:
             load = self._load()
-            if load != sent:
+            # Once more unchanged: a router counts what it sent shortly before a report beside that report.
+            if load != sent or not twice:
                 outbox.send_load(load)
-                sent = load
+            sent, twice = load, load == sent
             await asyncio.sleep(LOAD_INTERVAL_S)
 
 
