@@ -58,12 +58,12 @@ class WorkerConfig(ProcessConfig):
     max_model_len: Positive | None = None
     """Prompt plus answer at most, in tokens; unset takes the model's own limit."""
 
-    scheduler: str = "laps_fixed"
+    scheduler: str = "laps"
     """Prefill policy."""
     decode_policy: str = "past_future"
     """Policy that admits prompts of other workers to this one's pages."""
     short_max_uncached_tokens: Positive = 256
-    """Longest uncached prompt of the short lane, in tokens."""
+    """Longest uncached prompt of the short lane, in tokens; a policy that fits its own may raise it."""
     window_ms: Annotated[float, Field(ge=0)] = 5.0
     """How long a short batch may wait for company, in milliseconds."""
     max_batch_tokens: Positive = 2048

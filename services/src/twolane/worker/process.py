@@ -56,6 +56,8 @@ from twolane.worker.table import Parts, RequestTable
 
 log = logging.getLogger(__name__)
 
+MAX_BOUNDARY_TOKENS = 1024
+
 
 def load_engine(config: WorkerConfig, store: PageStore) -> Engine:
     """Loads the model, its pages in the store unless a device has them; blocks, and logs how far it is."""
@@ -165,6 +167,10 @@ class WorkerProcess:
         config, engine = self._config, self._engine
         settings = PrefillSettings(
             short_max_uncached_tokens=config.short_max_uncached_tokens,
+            # Fitting may only raise it: on slow devices the knee lies at a few dozen tokens, and a prompt
+            # that people call short would wait in the long lane.
+            boundary_min_tokens=config.short_max_uncached_tokens,
+            boundary_max_tokens=max(MAX_BOUNDARY_TOKENS, config.short_max_uncached_tokens),
             window_s=config.window_ms / 1000,
             long_chunk_tokens=config.long_chunk_tokens,
             max_batch_tokens=config.max_batch_tokens,
