@@ -36,8 +36,11 @@ def generate(out: Path) -> None:
 def stale(generated: Path) -> list[str]:
     """Names the stubs that differ from freshly generated ones."""
     fresh = sorted(p.relative_to(generated) for p in generated.rglob("*_pb2*"))
-    return [str(p) for p in fresh if not (SOURCE_ROOT / p).exists()
-            or not filecmp.cmp(generated / p, SOURCE_ROOT / p, shallow=False)]
+    return [
+        str(p)
+        for p in fresh
+        if not (SOURCE_ROOT / p).exists() or not filecmp.cmp(generated / p, SOURCE_ROOT / p, shallow=False)
+    ]
 
 
 def main() -> int:

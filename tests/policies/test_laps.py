@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from twolane.core.request import Lane
 from twolane.policies.cost import PrefillCost
 from twolane.policies.laps import Laps, LapsMemory
 from twolane.policies.measured import MeasuredCost
-from twolane.policies.prefill import WaitingPrefill
+from twolane.policies.prefill import PrefillDecision, PrefillView, WaitingPrefill
 from twolane.policies.settings import PrefillSettings
 from twolane.policies.wait_depth import ShortArrivals
 
@@ -37,7 +38,7 @@ def _known_cost() -> PrefillCost:
 KNOWN = _known_cost()
 
 
-def _memory(rate_per_s: float = 0.0, **more: int) -> LapsMemory:
+def _memory(rate_per_s: float = 0.0, **more: Any) -> LapsMemory:
     arrivals = ShortArrivals(0.0, 1.0 / rate_per_s, 100) if rate_per_s else ShortArrivals()
     return LapsMemory(MeasuredCost(KNOWN), 256, arrivals=arrivals, **more)
 
@@ -45,7 +46,7 @@ def _memory(rate_per_s: float = 0.0, **more: int) -> LapsMemory:
 class _Trained(Laps):
     """The policy with a cost that is known from the start."""
 
-    def decide(self, now_s, view):  # type: ignore[no-untyped-def]
+    def decide(self, now_s: float, view: PrefillView) -> PrefillDecision:
         return super().decide(now_s, view if view.memory else replace(view, memory=_memory()))
 
 
@@ -132,7 +133,7 @@ class _Watched(_Trained):
         decision = super().decide(now_s, view)
         shorts = [prompt for prompt in view.waiting if prompt.lane is Lane.SHORT]
         forced = view.memory is not None and view.memory.short_run > 0
-        if shorts and not decision.chunks:
+        if shorts and not decision.chunks and decision.wake_s is not None:
             self.postponed.append((now_s, decision.wake_s, shorts))
         elif shorts and not forced and decision.chunks[0].request_id.startswith("l"):
             seconds = linear_step_s([(chunk.tokens, 0) for chunk in decision.chunks])

@@ -229,7 +229,7 @@ async def test_a_replaced_writer_can_not_land_late(
 async def test_an_offer_of_another_layout_is_refused(
     new_broker: Callable[..., Any], pair_at: Callable[..., Any]
 ) -> None:
-    """A lease granted without a broker has passed no registration: the writer compares, and says what differs."""
+    """Such a lease has passed no registration: the writer compares, and says what differs."""
     broker: BrokerProcess = await new_broker()
     pair: Pair = await pair_at(broker.address)
     pair.decode.process._leases._fingerprint.kv_dtype = "float16"

@@ -84,10 +84,6 @@ class Intake:
             arriving.removed = True
         return arriving
 
-    def lease_ids(self) -> dict[str, str]:
-        """Leases of reserved requests, with the request's id."""
-        return {each.lease_id: key for key, each in self._reserved.items() if each.lease_id}
-
     def _take_pages(self, arriving: Arriving) -> bool:
         sequence, page_tokens = arriving.sequence, self._pool.page_tokens
         found = self._pool.match(page_hashes(sequence.tokens, page_tokens, sequence.cache_salt))

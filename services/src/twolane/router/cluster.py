@@ -81,12 +81,16 @@ class Cluster:
         await asyncio.gather(*(session.stop() for session in everyone))
 
     def not_ready(self) -> str | None:
-        """Why the router can't serve, in words; None when it can."""
+        """Why the router can't serve, in words; None when it can.
+
+        A broker that is away does not matter while workers are connected: it would take every router out
+        of service at once for nothing.
+        """
         roles = {role_from_proto(s.info.role) for s in self._sessions.values() if s.accepts}
-        if not self.watching:
-            return f"the broker at {self._broker_address} can't be reached"
         if Role.MIXED in roles or {Role.PREFILL, Role.DECODE} <= roles:
             return None
+        if not self.watching:
+            return f"the broker at {self._broker_address} can't be reached"
         missing = [role.value for role in (Role.PREFILL, Role.DECODE) if role not in roles]
         reason = f"no {' and no '.join(missing)} worker is connected"
         problems = dict(self._refused)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from twolane.core.clock import Clock
+from twolane.core.errors import Internal
 from twolane.engine.engine import Engine
 from twolane.engine.sequence import Row, Sampled, Sequence
 from twolane.prefill.queue import PrefillBatch
@@ -21,6 +22,8 @@ from twolane.worker.metrics import WorkerMetrics
 from twolane.worker.table import Parts, RequestTable
 
 log = logging.getLogger(__name__)
+
+MAX_FAILURES = 5
 
 
 class StepLoop:
@@ -57,6 +60,7 @@ class StepLoop:
         self._metrics = metrics
         self.hold_back: Callable[[], bool] = lambda: False
         self.layers: LayerPush | None = None
+        self._failures = 0
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
@@ -111,7 +115,12 @@ class StepLoop:
             self._end_layers()
             self._table.step_failed(request_ids)
             self._table.step_ends()
+            self._failures += 1
+            if self._failures >= MAX_FAILURES:
+                # A device that fails every step would look idle and draw all traffic.
+                raise Internal(f"{MAX_FAILURES} engine steps in a row failed: this worker ends") from None
             return
+        self._failures = 0
         seconds = self._now() - began_s
         self._end_layers()
         self._observe(decoding, batch, seconds)
