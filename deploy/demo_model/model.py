@@ -1,7 +1,6 @@
 """The shape of the demo model, its generation settings, and how both are written to the model folder.
 
-Called by train.py. The shape must not change without retraining: colleagues'
-tests and the Helm chart name the folder, not the shape.
+Called by train.py. A change of shape needs a new training; others name the folder, never the shape.
 """
 
 from __future__ import annotations
