@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
@@ -84,12 +85,21 @@ def test_logs_are_json_and_carry_the_request_id(new_product: Callable[..., Produ
             extra_body={"ignore_eos": True},
             extra_headers={"x-request-id": "follow-me"},
         )
-    logs = {
-        name: [json.loads(line) for line in product.log(name).splitlines() if line.startswith("{")]
-        for name in ("router", "prefill-0", "decode-0")
-    }
-    (request_id,) = {
-        line["request_id"] for line in logs["router"] if line.get("client_request_id") == "follow-me"
-    }
+
+    def lines(name: str) -> list[dict[str, str]]:
+        return [json.loads(line) for line in product.log(name).splitlines() if line.endswith("}")]
+
+    def ids() -> set[str]:
+        found = [line for line in lines("router") if line.get("client_request_id") == "follow-me"]
+        return {line["request_id"] for line in found if "request_id" in line}
+
+    # A process writes its line when its part is over, which may be after the answer.
+    eventually(lambda: len(ids()) == 1)
+    (request_id,) = ids()
     for name in ("prefill-0", "decode-0"):
-        assert any(str(line.get("request_id", "")).startswith(request_id) for line in logs[name]), name
+        eventually(partial(_mentions, partial(lines, name), request_id))
+
+
+def _mentions(lines: Callable[[], list[dict[str, str]]], request_id: str) -> bool:
+    """Whether a log has a line of this request."""
+    return any(line.get("request_id", "").startswith(request_id) for line in lines())
