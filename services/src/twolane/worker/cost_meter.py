@@ -10,7 +10,7 @@ from collections.abc import Sequence as Listed
 
 from twolane.core.request import Lane
 from twolane.engine.sequence import Sequence
-from twolane.policies.cost import DecodeCost, PrefillCost, Work
+from twolane.policies.cost import DecodeCost, PrefillCost
 from twolane.prefill.queue import PrefillBatch
 from twolane.v1 import worker_pb2
 
@@ -39,13 +39,16 @@ class CostMeter:
     def observe(self, decoding: Listed[Sequence], batch: PrefillBatch, seconds: float) -> None:
         """Takes a step that has just been computed."""
         work = [(tokens, prompt.sequence.n_computed - tokens) for prompt, tokens in batch.chunks]
-        self._count(decoding, batch, work)
+        held = sum(sequence.n_computed for sequence in decoding)
+        for (prompt, _tokens), (new, cached) in zip(batch.chunks, work, strict=True):
+            self._done_s[prompt.lane] += self.prefill.marginal_s(new, cached)
+        if decoding:
+            self._decode_s += self._shared_s(held, len(decoding))
         if work and not decoding:
             self.prefill = self.prefill.update(work, seconds)
         elif decoding and not work:
             self._steps += 1
             if self._steps % FIT_EVERY == 0:
-                held = sum(sequence.n_computed for sequence in decoding)
                 self.decode = self.decode.update(held, len(decoding), seconds)
 
     def fill(self, load: worker_pb2.Load) -> None:
@@ -63,10 +66,7 @@ class CostMeter:
             load.costs.decode_held_token_s = self.decode.step_s(1, 0) - self.decode.step_s(0, 0)
             load.costs.decode_row_s = self.decode.step_s(0, 1) - self.decode.step_s(0, 0)
 
-    def _count(self, decoding: Listed[Sequence], batch: PrefillBatch, work: Listed[Work]) -> None:
-        for (prompt, _tokens), (new, cached) in zip(batch.chunks, work, strict=True):
-            self._done_s[prompt.lane] += self.prefill.marginal_s(new, cached)
-        if decoding:
-            held = sum(sequence.n_computed for sequence in decoding)
-            shared = held / len(decoding) * SHARED_ROWS
-            self._decode_s += len(decoding) * self.decode.step_s(int(shared), SHARED_ROWS) / SHARED_ROWS
+    def _shared_s(self, held_tokens: int, rows: int) -> float:
+        """Seconds that the rows of a step take of a well filled one, in which each has as many tokens."""
+        shared_tokens = int(held_tokens / rows * SHARED_ROWS)
+        return rows * self.decode.step_s(shared_tokens, SHARED_ROWS) / SHARED_ROWS

@@ -134,9 +134,8 @@ class StepLoop:
     def _settle(
         self, decoding: list[Sequence], batch: PrefillBatch, results: list[Sampled | None], seconds: float
     ) -> None:
-        drawn = {row.request_id: sampled for row, sampled in zip(decoding, results, strict=False)}
-        for sequence in decoding:
-            if (sampled := drawn[sequence.request_id]) is not None:
+        for sequence, sampled in zip(decoding, results[: len(decoding)], strict=True):
+            if sampled is not None:
                 self._table.token(sequence, sampled)
         complete = {id(prompt) for prompt in self._parts.prefill.settle(batch, seconds)}
         for (prompt, _tokens), sampled in zip(batch.chunks, results[len(decoding) :], strict=True):
