@@ -29,7 +29,7 @@ class Kube:
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
-        self._program = str(ensure("kubectl")["kubectl"])
+        self.program = str(ensure("kubectl")["kubectl"])
 
     def kubectl(self, *args: str, text: str | None = None) -> str:
         """Runs kubectl and returns what it prints.
@@ -37,7 +37,7 @@ class Kube:
         Raises:
             Refused: it failed.
         """
-        command = [self._program, "--kubeconfig", str(self.kubeconfig), "--request-timeout=30s", *args]
+        command = [self.program, "--kubeconfig", str(self.kubeconfig), "--request-timeout=30s", *args]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode:
             raise Refused(done.stderr)

@@ -41,8 +41,15 @@ VERBS = (
     Verb(
         "bench policies", "twolane.sim.command", "compare scheduling policies in simulation", "compare_main"
     ),
+    Verb("profile", "twolane.cli.profile", "time the engine's steps for the simulator"),
     Verb("simulate", "twolane.sim.command", "simulate a cluster under a trace", "simulate_main"),
     Verb("inspect leaks", "twolane.cli.inspect", "compare the books of broker and workers"),
+    Verb("k8s status", "twolane.operator.plugin.status", "show a ModelDeployment down to its pods"),
+    Verb(
+        "k8s logs", "twolane.operator.plugin.request_log", "show all lines about one request, from every pod"
+    ),
+    Verb("k8s explain", "twolane.operator.plugin.explain", "say why each pool has the workers it has"),
+    Verb("k8s doctor", "twolane.operator.plugin.doctor", "look at a cluster and say what to mend"),
     Verb("version", "twolane.cli.version", "print the version"),
 )
 
@@ -96,6 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STATUS_USAGE
     verb, rest = found
     return _run(verb, rest)
+
+
+def kubectl_main() -> int:
+    """What `kubectl twolane ...` runs: the k8s verbs without that word."""
+    args = sys.argv[1:]
+    return main(["k8s", *args] if args and not args[0].startswith("-") else args or ["--help"])
 
 
 def _run(verb: Verb, args: list[str]) -> int:
