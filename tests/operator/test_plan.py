@@ -37,6 +37,7 @@ def test_a_short_spec_becomes_a_whole_serving_stack() -> None:
     kinds = sorted(f"{kind} {name}" for kind, name in world.children if kind not in ("Deployment",))
     assert [kind for kind in kinds if "broker-" not in kind] == [
         "NetworkPolicy demo-broker",
+        "NetworkPolicy demo-router",
         "NetworkPolicy demo-worker",
         "PodDisruptionBudget demo-broker",
         "PodDisruptionBudget demo-decode",

@@ -73,7 +73,9 @@ def _check_field(field: FieldInfo, schema: Json, path: str, wrong: list[str]) ->
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         _check(kind, schema, path, wrong)
     elif typing.get_origin(kind) is tuple:
-        _check(typing.get_args(kind)[0], schema["items"], f"{path}[]", wrong)
+        item = typing.get_args(kind)[0]
+        if issubclass(item, BaseModel):
+            _check(item, schema["items"], f"{path}[]", wrong)
     else:
         expected = {name: schema[name] for name in (*LIMITS.values(), "pattern") if name in schema}
         if (ours := _constraints(field.annotation, field.metadata)) != expected:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from twolane.operator.build.exposure import exposure
 from twolane.operator.build.front import (
     broker_address,
     broker_service,
@@ -11,7 +12,13 @@ from twolane.operator.build.front import (
     router_service,
     router_template,
 )
-from twolane.operator.build.guards import broker_policy, component_budget, pool_budget, worker_policy
+from twolane.operator.build.guards import (
+    broker_policy,
+    component_budget,
+    pool_budget,
+    router_policy,
+    worker_policy,
+)
 from twolane.operator.build.workers import PoolPlan, worker_pool, worker_template
 from twolane.operator.drift import sealed
 from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL, Owner
@@ -21,13 +28,13 @@ from twolane.operator.rollout import Target
 
 
 def standing(owner: Owner, spec: ModelDeploymentSpec, pools: Iterable[PoolPlan]) -> list[Json]:
-    """What does not depend on a revision: pools, the address, budgets, network policies."""
-    children = [router_service(owner, spec)]
+    """What does not depend on a revision: pools, the address and ways to it, budgets, network policies."""
+    children = [router_service(owner, spec), *exposure(owner, spec)]
     for pool in pools:
         children += [worker_pool(owner, pool), pool_budget(owner, pool.name)]
     children += [component_budget(owner, "router"), component_budget(owner, "broker")]
     if spec.network_policy.enabled:
-        children += [worker_policy(owner), broker_policy(owner)]
+        children += [worker_policy(owner), broker_policy(owner), router_policy(owner, spec)]
     return [sealed(child) for child in children]
 
 

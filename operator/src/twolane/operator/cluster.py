@@ -33,6 +33,9 @@ _PATHS = {
     "Event": ("api/v1", "events"),
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+    "Ingress": ("apis/networking.k8s.io/v1", "ingresses"),
+    "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),
+    "HorizontalPodAutoscaler": ("apis/autoscaling/v2", "horizontalpodautoscalers"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
 }
 
@@ -54,6 +57,19 @@ class ClusterError(Exception):
     def permanent(self) -> bool:
         """Whether the same request will be refused again until somebody changes something."""
         return self.status in (400, 403, 405, 413, 415, 422)
+
+
+class KindMissingError(ClusterError):
+    """The cluster does not know the kind of an object: nothing else makes server-side apply find nothing."""
+
+    def __init__(self, body: Json) -> None:
+        group = body["apiVersion"]
+        super().__init__(f"the cluster has no kind {body['kind']} of {group}; install its definitions", 404)
+
+    @property
+    def permanent(self) -> bool:
+        """Somebody has to install something."""
+        return True
 
 
 class Cluster:
@@ -78,7 +94,13 @@ class Cluster:
         items: list[Json] = []
         query = {"labelSelector": selector, "limit": str(PAGE_OBJECTS)}
         while True:
-            answer = await self._request("GET", _path(kind, namespace), query)
+            try:
+                answer = await self._request("GET", _path(kind, namespace), query)
+            except ClusterError as error:
+                # The cluster does not know the kind, so there is none of it.
+                if error.status == 404:
+                    return []
+                raise
             # Entries of a list do not say what they are.
             items += [{**item, "kind": kind, "apiVersion": answer["apiVersion"]} for item in answer["items"]]
             if not (more := answer["metadata"].get("continue")):
@@ -94,7 +116,14 @@ class Cluster:
         """Server-side apply: our fields as we say, whoever else had written them; all others stay."""
         metadata = body["metadata"]
         path = _path(body["kind"], metadata["namespace"], metadata["name"])
-        return await self._request("PATCH", path, {"fieldManager": MANAGER, "force": "true"}, body, _APPLY)
+        try:
+            return await self._request(
+                "PATCH", path, {"fieldManager": MANAGER, "force": "true"}, body, _APPLY
+            )
+        except ClusterError as error:
+            if error.status == 404:
+                raise KindMissingError(body) from error
+            raise
 
     async def merge(self, kind: str, namespace: str, name: str, body: Json, manager: str = MANAGER) -> Json:
         """Changes the fields given."""

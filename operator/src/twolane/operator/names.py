@@ -13,6 +13,8 @@ WORKER_POOL = "WorkerPool"
 
 MANAGER = "twolane-operator"
 """Field manager of everything the operator applies."""
+OPERATOR_APP = MANAGER
+"""Value of app.kubernetes.io/name at the operator's own pods; the chart sets it."""
 SEED_MANAGER = "twolane-seed"
 """Field manager of replica counts passed on from a ModelDeployment: a scaler may take them over."""
 FINALIZER = f"{GROUP}/drain"
@@ -25,7 +27,7 @@ APPLIED_ANNOTATION = f"{GROUP}/applied"
 SEED_ANNOTATION = f"{GROUP}/replicas-passed-on"
 
 ROUTER_HTTP_PORT, ROUTER_GRPC_PORT = 8000, 9000
-WORKER_PORT, BROKER_PORT, PROBE_PORT = 9100, 9200, 9400
+WORKER_PORT, BROKER_PORT, DATA_PORT, PROBE_PORT = 9100, 9200, 9300, 9400
 
 Component = Literal["router", "broker", "worker"]
 

@@ -11,6 +11,12 @@ from twolane.operator.observed import Key, Observed
 from twolane.operator.resources.shape import Json
 
 CHILD_KINDS = ("WorkerPool", "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy")
+EXPOSURE_KINDS = {
+    "ingress": "Ingress",
+    "httpRoute": "HTTPRoute",
+    "autoscaling": "HorizontalPodAutoscaler",
+}
+"""Kinds that few models need, by the field of spec.router that asks for them."""
 
 
 async def observe(cluster: Cluster, namespace: str, name: str) -> Observed | None:
@@ -23,17 +29,25 @@ async def observe(cluster: Cluster, namespace: str, name: str) -> Observed | Non
     if model_deployment is None:
         return None
     selector = f"{MODEL_LABEL}={name}"
-    kinds = (*CHILD_KINDS, "Pod")
+    child_kinds = (*CHILD_KINDS, *exposed_kinds(model_deployment))
+    kinds = (*child_kinds, "Pod")
     lists = await asyncio.gather(*(cluster.list(kind, namespace, selector) for kind in kinds))
     found = dict(zip(kinds, lists, strict=True))
     uid = model_deployment["metadata"]["uid"]
     children: dict[Key, Json] = {
         (kind, child["metadata"]["name"]): child
-        for kind in CHILD_KINDS
+        for kind in child_kinds
         for child in found[kind]
         if owned_by(child, uid)
     }
     return Observed(model_deployment, children, tuple(found["Pod"]), datetime.now(UTC))
+
+
+def exposed_kinds(model_deployment: Json) -> list[str]:
+    """Kinds of EXPOSURE_KINDS to look at: asked for now, or made before and perhaps still there."""
+    router = model_deployment["spec"].get("router", {})
+    made = model_deployment.get("status", {}).get("routers", {}).get("exposedBy", [])
+    return [kind for field, kind in EXPOSURE_KINDS.items() if field in router or kind in made]
 
 
 def owned_by(child: Json, uid: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from twolane.operator.actions import Emit
+from twolane.operator.build.exposure import router_selector
 from twolane.operator.build.front import router_url
 from twolane.operator.build.workers import PoolPlan
 from twolane.operator.conditions import Condition, dated, ready
 from twolane.operator.health import Situation, conditions_of
 from twolane.operator.names import MODEL_LABEL, POOL_LABEL, owner_of
+from twolane.operator.observe import EXPOSURE_KINDS
 from twolane.operator.observed import Count
 from twolane.operator.resources.shape import Json
 from twolane.operator.resources.worker_pool import read_pool
@@ -29,6 +31,7 @@ def status_of(situation: Situation) -> Json:
         "servingRevisions": serving,
         "prefill": _ready_of(situation, "prefill"),
         "decode": _ready_of(situation, "decode"),
+        "routers": _routers(situation),
         "pools": [_pool(situation, pool) for pool in situation.pools],
         "scalingDecisions": decisions(situation.pools, wanted.pools, observed, before),
         "conditions": dated(everything, before.get("conditions", []), generation, observed.now),
@@ -59,6 +62,19 @@ def _pool(situation: Situation, pool: PoolPlan) -> Json:
         "replicas": sum(count.exist for count in counts),
         "ready": sum(count.ready for count in counts),
         "updated": updated,
+    }
+
+
+def _routers(situation: Situation) -> Json:
+    """Counts and selector for the Scale subresource, and which kinds bring clients or routers."""
+    counts = [state.router for state in situation.states.values()]
+    selector = router_selector(owner_of(situation.observed.model_deployment))
+    kinds = {kind for kind, _ in situation.observed.children if kind in EXPOSURE_KINDS.values()}
+    return {
+        "replicas": sum(count.exist for count in counts),
+        "ready": sum(count.ready for count in counts),
+        "selector": ",".join(f"{name}={value}" for name, value in selector.items()),
+        "exposedBy": sorted(kinds),
     }
 
 

@@ -11,6 +11,7 @@ from twolane.operator.build.overlay import overlay
 from twolane.operator.build.pods import PodPlan, pod_template, resources_of
 from twolane.operator.names import (
     API_VERSION,
+    DATA_PORT,
     POOL_LABEL,
     PROBE_PORT,
     WORKER_POOL,
@@ -82,14 +83,14 @@ def worker_template(owner: Owner, spec: ModelDeploymentSpec, pool: PoolPlan, ima
     args = ["worker", "--role", pool.role, "--lane", pool.lane, "--model-dir", model.model_dir]
     args += ["--served-model-name", spec.model.name or owner.name, "--worker-id", "$(POD_NAME)"]
     args += ["--broker", broker, "--host", "0.0.0.0", "--advertise-host", "$(POD_IP)"]  # noqa: S104
-    args += ["--port", str(WORKER_PORT), "--http-port", str(PROBE_PORT)]
+    args += ["--port", str(WORKER_PORT), "--http-port", str(PROBE_PORT), "--data-port", str(DATA_PORT)]
     args += ["--drain-timeout-s", str(spec.drain.timeout_seconds)]
     args += [*engine_flags(spec.engine, pool.declared.engine), *telemetry_flags(spec)]
     plan = PodPlan(
         component="worker",
         image=image,
         args=args,
-        ports={"grpc": WORKER_PORT, "http": PROBE_PORT},
+        ports={"grpc": WORKER_PORT, "http": PROBE_PORT, "data": DATA_PORT},
         labels={POOL_LABEL: pool.name},
         model=model,
         # The page pool of a CPU worker lies in shared memory; a container has 64 MiB of it by default.

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from twolane.operator.resources.exposure import HttpRoute, Peer, RouterAutoscaling, RouterIngress
 from twolane.operator.resources.pools import (
     Count,
     Engine,
@@ -43,6 +44,9 @@ class Router(Shape):
     max_waiting: Positive | None = None
     request_timeout_seconds: Positive | None = None
     service: RouterService = RouterService()
+    ingress: RouterIngress | None = None
+    http_route: HttpRoute | None = None
+    autoscaling: RouterAutoscaling | None = None
     resources: Resources | None = None
     pod_template: PodTemplate | None = None
 
@@ -147,9 +151,10 @@ class Drain(Shape):
 
 
 class NetworkPolicy(Shape):
-    """Whether only routers and workers of this model may reach workers and broker."""
+    """Whether only routers and workers of this model may reach workers and broker, and who routers."""
 
     enabled: bool = True
+    clients: Annotated[tuple[Peer, ...], Field(max_length=32, strict=False)] = ()
 
 
 class ModelDeploymentSpec(Shape):
