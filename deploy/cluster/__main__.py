@@ -1,7 +1,7 @@
-"""Command line of the test control plane: `PYTHONPATH=. python -m deploy.cluster build|up`.
+"""Command line of the test clusters: `PYTHONPATH=. python -m deploy.cluster build|up|node-up`.
 
 `build` builds the named programs, or all, and prints where each lies; `up` starts a control plane with one
-node of kwok's, prints its kubeconfig, and ends it on Ctrl-C.
+node of kwok's, `node-up` one with two real nodes (as root). Both print a kubeconfig and end on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from deploy.cluster.binaries import PROGRAMS, BuildError, ensure
 from deploy.cluster.control_plane import ControlPlane, kwok_node
 from deploy.cluster.processes import StartError
+from deploy.cluster.real_cluster import IMAGE, RealCluster
 
 
 def build(names: list[str]) -> None:
@@ -43,17 +44,37 @@ def up() -> None:
             plane.stop()
 
 
+def node_up() -> None:
+    """Runs a cluster of real nodes until it is interrupted."""
+    cluster = RealCluster()
+    cluster.start()
+    try:
+        print(f"export KUBECONFIG={cluster.kubeconfig}", flush=True)
+        print(f"# image: {IMAGE}; logs: {cluster.folder}", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+    finally:
+        cluster.stop()
+
+
 def main() -> int:
     """Runs one command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="deploy.cluster", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("build").add_argument("names", nargs="*", metavar="NAME", help=", ".join(PROGRAMS))
     verbs.add_parser("up")
+    verbs.add_parser("node-up")
     chosen = parser.parse_args()
     # Both ends of `up` are orderly.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        build(chosen.names) if chosen.verb == "build" else up()
+        match chosen.verb:
+            case "build":
+                build(chosen.names)
+            case "up":
+                up()
+            case _:
+                node_up()
     except (BuildError, StartError) as error:
         print(error, file=sys.stderr)
         return 1

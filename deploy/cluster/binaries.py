@@ -20,25 +20,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.cluster import go_programs
+
 KUBERNETES = "1.34.4"
 ETCD = "3.6.5"
 KWOK = "0.7.0"
 HELM = "3.19.2"
+COREDNS = "1.14.6"
 
 # A cold build of kube-apiserver on two slow cores.
 BUILD_TIMEOUT_S = 1800
-KUBE_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
-_LINK = ("-trimpath", "-ldflags", "-s -w")
-_ETCD_MAIN = """package main
-
-import (
-\t"os"
-
-\t"go.etcd.io/etcd/server/v3/etcdmain"
+KUBE_PROGRAMS = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+    "kube-proxy",
 )
-
-func main() { etcdmain.Main(os.Args) }
-"""
+_LINK = ("-trimpath", "-ldflags", "-s -w")
 
 
 class BuildError(RuntimeError):
@@ -155,13 +155,20 @@ def _build_kube(name: str) -> Callable[[Path], None]:
     return build
 
 
-def _build_etcd(target: Path) -> None:
-    folder = target.parent
-    (folder / "main.go").write_text(_ETCD_MAIN, encoding="utf-8")
-    _go("mod", "init", "twolane.dev/test-etcd", folder=folder)
-    _go("get", f"go.etcd.io/etcd/server/v3@v{ETCD}", folder=folder)
-    _go("mod", "tidy", folder=folder)
-    _go("build", *_LINK, "-o", str(target), ".", folder=folder)
+def _own_main(source: str, *modules: str) -> Callable[[Path], None]:
+    """Builds a main of our own against released modules."""
+
+    def build(target: Path) -> None:
+        folder = target.parent
+        (folder / "main.go").write_text(source, encoding="utf-8")
+        _go("mod", "init", f"twolane.dev/test-{target.name}", folder=folder)
+        for module in modules:
+            _go("get", module, folder=folder)
+        if modules:
+            _go("mod", "tidy", folder=folder)
+        _go("build", *_LINK, "-o", str(target), ".", folder=folder)
+
+    return build
 
 
 def _install(package: str, version: str) -> Callable[[Path], None]:
@@ -177,9 +184,19 @@ def _digest(text: str) -> str:
 
 
 PROGRAMS: dict[str, Program] = {
-    "etcd": Program("etcd", f"{ETCD}-{_digest(_ETCD_MAIN)}", _build_etcd),
+    "etcd": Program(
+        "etcd",
+        f"{ETCD}-{_digest(go_programs.ETCD)}",
+        _own_main(go_programs.ETCD, f"go.etcd.io/etcd/server/v3@v{ETCD}"),
+    ),
     **{name: Program(name, KUBERNETES, _build_kube(name)) for name in KUBE_PROGRAMS},
     "kwok": Program("kwok", KWOK, _install("sigs.k8s.io/kwok/cmd/kwok", KWOK)),
+    "coredns": Program(
+        "coredns",
+        f"{COREDNS}-{_digest(go_programs.COREDNS)}",
+        _own_main(go_programs.COREDNS, f"github.com/coredns/coredns@v{COREDNS}"),
+    ),
+    "pause": Program("pause", _digest(go_programs.PAUSE), _own_main(go_programs.PAUSE)),
     "helm": Program("helm", HELM, _install("helm.sh/helm/v3/cmd/helm", HELM)),
 }
 """What `ensure` can build, by name."""

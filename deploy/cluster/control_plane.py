@@ -1,7 +1,8 @@
-"""A Kubernetes control plane on loopback for tests: etcd, API server, controllers, scheduler, kwok nodes.
+"""A Kubernetes control plane for tests: etcd, API server, controllers, scheduler, kwok nodes.
 
-Nothing here needs root, containers or images; pods run nowhere, kwok plays their kubelets. Tests and
-`python -m deploy.cluster up` use it. Everything lies in one folder, which the caller removes.
+On loopback nothing here needs root, containers or images: pods run nowhere, kwok plays their kubelets.
+`real_cluster` gives it a place that real nodes reach. Everything lies in one folder, which the caller
+removes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,25 @@ CALL_TIMEOUT_S = 30.0
 # Known to loopback alone, for the minutes of a test.
 _ADMIN_TOKEN = "admin-of-a-throwaway-cluster"
 _ADMIN = "twolane-test-admin"
-PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+BRAIN = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+PARTS = (*BRAIN, "kwok")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a control plane runs.
+
+    Attributes:
+        address: address its programs listen on.
+        services: range of the addresses of Services.
+        enter: command that starts a program there.
+        nodes: names of real nodes, each with a token of its own.
+    """
+
+    address: str = "127.0.0.1"
+    services: str = "10.96.0.0/16"
+    enter: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
 
 
 class ControlPlane:
@@ -35,12 +55,13 @@ class ControlPlane:
         kubeconfig: file with the administrator's credentials.
     """
 
-    def __init__(self, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
+    def __init__(self, folder: Path, parts: tuple[str, ...] = PARTS, place: Place | None = None) -> None:
         """Chooses ports and writes credentials below `folder`; builds what the cache lacks."""
         self._folder = folder
+        self._place = place or Place()
         self._programs = ensure(*parts)
         self._ports = dict(zip(("client", "peer", "api"), free_ports(3), strict=True))
-        self.url = f"https://127.0.0.1:{self._ports['api']}"
+        self.url = f"https://{self._place.address}:{self._ports['api']}"
         self.kubeconfig = folder / "kubeconfig"
         self._write_credentials()
         self._processes = {name: Process(name, self._command(name), folder) for name in parts}
@@ -76,22 +97,33 @@ class ControlPlane:
         for other in self._processes.values():
             other.start()
 
+    def kubeconfig_of(self, node: str) -> Path:
+        """File with the credentials of one real node."""
+        return self._folder / f"kubeconfig-{node}"
+
     def _write_credentials(self) -> None:
-        folder = self._folder
-        (folder / "tokens.csv").write_text(f'{_ADMIN_TOKEN},{_ADMIN},1,"system:masters"\n', encoding="utf-8")
+        folder, nodes = self._folder, self._place.nodes
+        lines = [f'{_ADMIN_TOKEN},{_ADMIN},1,"system:masters"']
+        lines += [f'{_node_token(name)},system:node:{name},{name},"system:nodes"' for name in nodes]
+        (folder / "tokens.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         key = folder / "service-accounts.key"
         done = ["openssl", "genrsa", "-out", str(key), "2048"]
         subprocess.run(done, check=True, capture_output=True, timeout=CALL_TIMEOUT_S)
+        self._write_kubeconfig(self.kubeconfig, _ADMIN_TOKEN)
+        for name in nodes:
+            self._write_kubeconfig(self.kubeconfig_of(name), _node_token(name))
+
+    def _write_kubeconfig(self, path: Path, token: str) -> None:
         access = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "caller"}}],
             # The API server makes its own certificate; what it is worth ends with the test.
             "clusters": [{"name": "test", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
-            "users": [{"name": "admin", "user": {"token": _ADMIN_TOKEN}}],
+            "users": [{"name": "caller", "user": {"token": token}}],
         }
-        self.kubeconfig.write_text(yaml.safe_dump(access), encoding="utf-8")
+        path.write_text(yaml.safe_dump(access), encoding="utf-8")
 
     def _command(self, name: str) -> list[str]:
         flags: dict[str, dict[str, Any]] = {
@@ -99,6 +131,8 @@ class ControlPlane:
             "kube-apiserver": self._api_flags(),
             "kube-controller-manager": {
                 "kubeconfig": self.kubeconfig,
+                # The API server signs its certificate itself; pods trust what is in this file.
+                "root-ca-file": self._folder / "certificates" / "apiserver.crt",
                 "service-account-private-key-file": self._folder / "service-accounts.key",
                 "use-service-account-credentials": "true",
                 "leader-elect": "false",
@@ -117,10 +151,12 @@ class ControlPlane:
                 "node-lease-duration-seconds": 120,
             },
         }
-        return [str(self._programs[name]), *(f"--{flag}={value}" for flag, value in flags[name].items())]
+        arguments = [f"--{flag}={value}" for flag, value in flags[name].items()]
+        return [*self._place.enter, str(self._programs[name]), *arguments]
 
     def _etcd_flags(self) -> dict[str, Any]:
-        client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("client", "peer"))
+        address = self._place.address
+        client, peer = (f"http://{address}:{self._ports[name]}" for name in ("client", "peer"))
         return {
             "name": "test",
             "data-dir": self._folder / "etcd",
@@ -133,29 +169,36 @@ class ControlPlane:
         }
 
     def _api_flags(self) -> dict[str, Any]:
-        key = self._folder / "service-accounts.key"
+        key, address = self._folder / "service-accounts.key", self._place.address
         return {
-            "etcd-servers": f"http://127.0.0.1:{self._ports['client']}",
-            "bind-address": "127.0.0.1",
-            "advertise-address": "127.0.0.1",
+            "etcd-servers": f"http://{address}:{self._ports['client']}",
+            "bind-address": address,
+            "advertise-address": address,
             "secure-port": self._ports["api"],
             "cert-dir": self._folder / "certificates",
             "token-auth-file": self._folder / "tokens.csv",
-            "authorization-mode": "RBAC",
+            "authorization-mode": "Node,RBAC",
+            # The names of nodes resolve nowhere.
+            "kubelet-preferred-address-types": "InternalIP",
             "service-account-issuer": "https://kubernetes.default.svc",
             "service-account-key-file": key,
             "service-account-signing-key-file": key,
-            "service-cluster-ip-range": "10.96.0.0/16",
-            "endpoint-reconciler-type": "none",
+            "service-cluster-ip-range": self._place.services,
+            # An address of loopback is none that pods could use.
+            "endpoint-reconciler-type": "master-count" if self._place.nodes else "none",
             "enable-priority-and-fairness": "true",
             "watch-cache": "true",
         }
 
     def _etcd_answers(self) -> bool:
-        return _answers(f"http://127.0.0.1:{self._ports['client']}/health", {})
+        return _answers(f"http://{self._place.address}:{self._ports['client']}/health", {})
 
     def _api_answers(self) -> bool:
         return _answers(f"{self.url}/readyz", {"Authorization": f"Bearer {_ADMIN_TOKEN}"})
+
+
+def _node_token(name: str) -> str:
+    return f"node-{name}-of-a-throwaway-cluster"
 
 
 def _answers(url: str, headers: dict[str, str]) -> bool:

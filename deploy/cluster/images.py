@@ -1,0 +1,98 @@
+"""Container images of the test cluster: nearly empty, since pods see the programs of this machine.
+
+The PyTorch of a real image has gigabytes; here `node` mounts what the image needs into every container.
+Written as tar files that `ctr images import` takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+PAUSE = "twolane.invalid/pause:1"
+ROOT = Path(__file__).parents[2]
+_USER = 65532
+_SOURCES = ("services", "operator", "proto", "kernels")
+
+
+def mounts(folder: Path) -> dict[Path, Path]:
+    """What a container of the product's image sees of this machine, read-only: source by place inside.
+
+    The product's own sources are copied into `folder` first, with the times that their compiled
+    forms were made for: as with an image, what runs does not change when the checkout does.
+    """
+    python, environment = Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve()
+    seen = [Path("/usr"), environment]
+    if not python.is_relative_to("/usr"):
+        seen.append(python)
+    # Folders of an old layout, where they are not links into /usr.
+    seen += [path for path in map(Path, ("/lib", "/lib64")) if path.exists() and not path.is_symlink()]
+    copies = {ROOT / name / "src": folder / name for name in _SOURCES}
+    for place, copy in copies.items():
+        if not copy.exists():
+            shutil.copytree(place, copy)
+    return {path: path for path in seen} | copies
+
+
+def write_pause(path: Path, program: Path) -> None:
+    """The image that holds a pod's namespaces: one static program."""
+    with_program = io.BytesIO()
+    with tarfile.open(fileobj=with_program, mode="w") as layer:
+        layer.add(program, "pause", filter=_plain)
+    _write(path, PAUSE, with_program.getvalue(), {"Entrypoint": ["/pause"]})
+
+
+def write_product(path: Path, reference: str) -> None:
+    """The product's image, which has `twolane` on its PATH once `mounts` are there."""
+    files = {
+        "etc/passwd": f"root:x:0:0::/:/bin/false\ntwolane:x:{_USER}:{_USER}::/tmp:/bin/false\n",
+        "etc/group": f"root:x:0:\ntwolane:x:{_USER}:\n",
+        "etc/nsswitch.conf": "hosts: files dns\n",
+    }
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as layer:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(text), 0o644
+            layer.addfile(entry, io.BytesIO(text.encode()))
+        for name in ("bin", "sbin", "lib", "lib64"):
+            if Path("/", name).is_symlink():
+                entry = tarfile.TarInfo(name)
+                entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(f"/{name}").lstrip("/")
+                layer.addfile(entry)
+    programs = Path(sys.prefix, "bin")
+    environment = [f"PATH={programs}:/usr/local/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE=1"]
+    _write(path, reference, content.getvalue(), {"Env": environment, "User": str(_USER)})
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.mode, entry.uid, entry.gid, entry.mtime = 0o755, 0, 0, 0
+    return entry
+
+
+def _write(path: Path, reference: str, layer: bytes, config: dict[str, Any]) -> None:
+    digest = hashlib.sha256(layer).hexdigest()
+    described = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+    }
+    listed = [{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]
+    parts = {
+        "config.json": json.dumps(described).encode(),
+        "layer.tar": layer,
+        "manifest.json": json.dumps(listed).encode(),
+    }
+    with tarfile.open(path, "w") as image:
+        for name, data in parts.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            image.addfile(entry, io.BytesIO(data))
