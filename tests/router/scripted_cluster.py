@@ -123,13 +123,13 @@ class ScriptedCluster:
         """A prefill and a decode worker; the router is ready when this returns."""
         prefill = await self.add_worker("p0", types_pb2.ROLE_PREFILL)
         decode = await self.add_worker("d0", types_pb2.ROLE_DECODE)
-        await self.until(lambda: self.app.not_ready() is None)
+        await self.until(lambda: self.app.cluster.not_ready() is None)
         return prefill, decode
 
     async def add_mixed(self) -> ScriptedWorker:
         """One worker for everything; the router is ready when this returns."""
         worker = await self.add_worker("m0", types_pb2.ROLE_MIXED)
-        await self.until(lambda: self.app.not_ready() is None)
+        await self.until(lambda: self.app.cluster.not_ready() is None)
         return worker
 
     async def until(self, holds: Callable[[], bool]) -> None:

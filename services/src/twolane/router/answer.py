@@ -42,8 +42,11 @@ class Answer:
     Attributes:
         task: what has to be done.
         avoid: workers that gave up on it.
+        attempts: how often workers gave up on it.
         index: its place among the request's answers.
         lane: the lane its prompt was sent to.
+        uncached_tokens: prompt tokens to compute there.
+        ttft_s: seconds from the request's arrival to the first token; 0 before it.
         text: its text so far.
         cached_tokens: prompt tokens that the prefill worker found in its cache.
         has_first: the first token, or an end without one, has come.
@@ -52,12 +55,14 @@ class Answer:
 
     __slots__ = (
         "_decode",
+        "_first_s",
         "_generation",
         "_held",
         "_ids",
         "_last_s",
         "_metrics",
         "_prefill",
+        "attempts",
         "avoid",
         "cached_tokens",
         "ended",
@@ -66,6 +71,8 @@ class Answer:
         "lane",
         "task",
         "text",
+        "ttft_s",
+        "uncached_tokens",
     )
 
     def __init__(
@@ -74,8 +81,11 @@ class Answer:
         self.index = len(generation.answers)
         self.task = task
         self.avoid: frozenset[str] = frozenset()
+        self.attempts = 0
         self.text = text
         self.lane = Lane.SHORT
+        self.uncached_tokens = len(task.prompt)
+        self.ttft_s = 0.0
         self.cached_tokens = 0
         self.has_first = False
         self.ended = False
@@ -85,7 +95,13 @@ class Answer:
         self._decode: Leg | None = None
         self._held: list[worker_pb2.RequestEvent] = []
         self._ids: list[int] | None = [] if generation.request.return_token_ids else None
-        self._last_s = 0.0
+        self._first_s = self._last_s = 0.0
+
+    @property
+    def tpot_s(self) -> float:
+        """Mean seconds of each token after the first; 0 without any."""
+        later = self.text.n_tokens - 1
+        return (self._last_s - self._first_s) / later if later > 0 else 0.0
 
     @property
     def request(self) -> GenerationRequest:
@@ -180,8 +196,9 @@ class Answer:
         """A worker failed: before the first token another one may do, afterwards the request fails."""
         if leg is not None and error.retryable and not self.has_first:
             self.avoid |= {leg.worker_id}
+            self.attempts += 1
             self._drop_legs()
-            if self._generation.retry(self):
+            if self._generation.retry(self, error):
                 extra = {"request_id": self.request.request_id, "worker_id": leg.worker_id}
                 log.warning("answer sent to other workers: %s", error.message, extra=extra)
                 return
@@ -191,6 +208,7 @@ class Answer:
         now = time.perf_counter()
         if not self.has_first:
             self.has_first = True
+            self._first_s = now
             if self._prefill is not None:
                 self._prefill.prompt_done()
             self._generation.began(self)

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -22,7 +23,8 @@ from twolane.router.auth import read_api_keys
 from twolane.router.chat_template import read_chat_template
 from twolane.router.cluster import Cluster
 from twolane.router.config import RouterConfig
-from twolane.router.dispatch import Dispatcher
+from twolane.router.dispatch import Bounds, Dispatcher
+from twolane.router.hold import Hold
 from twolane.router.http_protocol import stall_guard
 from twolane.router.inference_service import InferenceService
 from twolane.router.metrics import RouterMetrics
@@ -31,8 +33,10 @@ from twolane.router.placing import Placer
 from twolane.router.prompts import PromptReader
 from twolane.router.routes import make_routes
 from twolane.router.serving import Serving
+from twolane.router.submission import Submitter
 from twolane.router.tokenizer import Tokenizer
 from twolane.rpc.server import RpcServer
+from twolane.rpc.tls import open_tls
 from twolane.telemetry import metrics as telemetry_metrics
 from twolane.telemetry.process import write_port_file
 from twolane.v1 import inference_pb2_grpc
@@ -72,15 +76,28 @@ class RouterApp:
         self._config = config
         registry = telemetry_metrics.registry if registry is None else registry
         folder = read_model_folder(config.model_dir)
+        if config.max_model_len:
+            folder = replace(folder, max_model_len=min(folder.max_model_len, config.max_model_len))
         self._tokenizer = Tokenizer(config.model_dir, config.tokenizer_threads)
         template = read_chat_template(config.model_dir)
         own = _own_fingerprint(config, folder, self._tokenizer)
         router_id = config.router_id or f"{socket.gethostname()}-{os.getpid()}"
-        self.cluster = Cluster(config.broker, own, router_id)
-        self.metrics = RouterMetrics(registry)
+        tls = open_tls(config.tls_dir)
+        self.cluster = Cluster(config.broker, own, router_id, tls)
+        targets = config.slo_targets
+        self.metrics = RouterMetrics(registry, targets)
         policy = PLACEMENT_POLICIES[config.placement](config.short_max_uncached_tokens)
-        placer = Placer(self.cluster, policy, config.tpot_slo_ms / 1000)
-        self.dispatcher = Dispatcher(self.cluster, placer, self._tokenizer, self.metrics, config.max_waiting)
+        placer = Placer(self.cluster, policy, targets.strictest_tpot_s)
+        self.dispatcher = Dispatcher(
+            self.cluster,
+            Submitter(self.cluster, placer, targets),
+            placer,
+            self._tokenizer,
+            self.metrics,
+            Bounds(
+                config.max_waiting, Hold(config.hold_s, config.max_held, config.short_max_uncached_tokens)
+            ),
+        )
         self.serving = Serving(
             model_name=config.model_name,
             folder=folder,
@@ -91,11 +108,16 @@ class RouterApp:
             metrics=self.metrics,
             keys=read_api_keys(config.api_keys.get_secret_value(), config.api_keys_file),
             request_timeout_s=config.request_timeout_s,
-            ttft_slo_ms=config.ttft_slo_ms,
         )
         self._add_gauges()
         self.port, self.grpc_port = config.port, config.grpc_port
-        self._rpc = RpcServer("router", config.host, config.grpc_port, registry=registry)
+        self._public_tls = open_tls(config.http_tls_dir, mutual=False)
+        for shown in (tls, self._public_tls):
+            if shown is not None:
+                shown.watch_expiry(registry)
+        self._rpc = RpcServer(
+            "router", config.host, config.grpc_port, registry=registry, tls=self._public_tls
+        )
         inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(self.serving), self._rpc.aio)
         self._rpc.add("twolane.v1.Inference")
         self._http = _Server(self._http_config(registry))
@@ -103,7 +125,9 @@ class RouterApp:
 
     def not_ready(self) -> str | None:
         """Why no traffic should come; None when it may."""
-        return "the router is about to stop" if self.dispatcher.draining else self.cluster.not_ready()
+        if self.dispatcher.draining:
+            return "the router is about to stop"
+        return None if self.dispatcher.hold.enabled else self.cluster.not_ready()
 
     async def start(self) -> None:
         """Listens and begins to follow the cluster.
@@ -123,6 +147,7 @@ class RouterApp:
         self._tasks = [
             asyncio.create_task(self._http.serve(sockets=[listener]), name="http"),
             asyncio.create_task(self._follow_readiness(), name="readiness"),
+            asyncio.create_task(self.dispatcher.follow(), name="hold"),
         ]
         while not self._http.started:
             if self._tasks[0].done():
@@ -151,12 +176,13 @@ class RouterApp:
     async def _follow_readiness(self) -> None:
         """Tells gRPC health watchers what /readyz says."""
         while True:
+            changed = self.cluster.next_change()
             await self._rpc.set_ready(self.not_ready() is None)
-            await self.cluster.wait_changed()
+            await changed
 
     def _http_config(self, registry: CollectorRegistry) -> uvicorn.Config:
         config = self._config
-        return uvicorn.Config(
+        made = uvicorn.Config(
             make_routes(self.serving, config.max_body_bytes, self.not_ready, registry),
             http=stall_guard(config.write_timeout_s),
             ws="none",
@@ -170,11 +196,17 @@ class RouterApp:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=int(_CLOSE_TIMEOUT_S),
         )
+        if self._public_tls is not None:
+            # Loading would set it from files that are read once.
+            made.load()
+            made.ssl = self._public_tls.server_context()
+        return made
 
     def _add_gauges(self) -> None:
         dispatcher, cluster, gauge = self.dispatcher, self.cluster, self.metrics.gauge
         gauge("running_requests", "Requests being served.", lambda: len(dispatcher.running))
         gauge("waiting_answers", "Answers whose first token has not come.", lambda: dispatcher.waiting)
+        gauge("held_requests", "Requests that wait for workers to start.", lambda: len(dispatcher.hold))
         gauge("workers", "Workers connected.", lambda: sum(s.connected for s in cluster.sessions))
         gauge("prefix_pages", "Pages in the copy of the prefix index.", lambda: len(cluster.prefixes))
         gauge("ready", "1 when traffic may come.", lambda: float(self.not_ready() is None))

@@ -23,6 +23,7 @@ from twolane.router.sessions import FIRST_PAUSE_S, LONGEST_PAUSE_S, WorkerSessio
 from twolane.rpc.channel import open_channel
 from twolane.rpc.convert import fingerprint_from_proto
 from twolane.rpc.errors import to_twolane_error
+from twolane.rpc.tls import Tls
 from twolane.rpc.words import lane_from_proto, role_from_proto
 from twolane.v1 import broker_pb2, broker_pb2_grpc, worker_pb2
 
@@ -37,8 +38,14 @@ class Cluster:
         watching: the broker's stream is up and its snapshot has come.
     """
 
-    def __init__(self, broker_address: str, own: ModelFingerprint, router_id: str) -> None:
-        """`own`: model, vocab_size and tokenizer_sha256 count, the rest is learned from workers."""
+    def __init__(
+        self, broker_address: str, own: ModelFingerprint, router_id: str, tls: Tls | None = None
+    ) -> None:
+        """`own`: model, vocab_size and tokenizer_sha256 count, the rest is learned from workers.
+
+        With `tls` broker and workers are reached by mutual TLS, else in plain text.
+        """
+        self._tls = tls
         self.prefixes = PrefixIndex()
         self.watching = False
         self._broker_address = broker_address
@@ -50,7 +57,7 @@ class Cluster:
         self._leaving: set[WorkerSession] = set()
         self._refused: dict[str, str] = {}
         self._refused_infos: dict[str, broker_pb2.WorkerInfo] = {}
-        self._changed = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -97,10 +104,14 @@ class Cluster:
         problems |= {s.worker_id: s.problem for s in self._sessions.values() if not s.connected}
         return "; ".join([reason, *(f"{worker}: {why}" for worker, why in sorted(problems.items()))])
 
-    async def wait_changed(self) -> None:
-        """Returns after the next change of any worker, of the watch or of the table."""
-        self._changed.clear()
-        await self._changed.wait()
+    def next_change(self) -> asyncio.Future[None]:
+        """Done with the next change of any worker, of the watch or of the table.
+
+        Asked for before one looks, no change in between is missed.
+        """
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
 
     def apply(self, event: broker_pb2.ClusterEvent) -> None:
         """Takes a change, or the snapshot that replaces everything."""
@@ -142,7 +153,7 @@ class Cluster:
             if error.message != refused_before:
                 log.error("worker refused", extra={"worker_id": info.worker_id, "error": error.message})
             return
-        session = WorkerSession(info, self._hello, self._check, self._notify)
+        session = WorkerSession(info, self._hello, self._check, self._notify, self._tls)
         self._sessions[info.worker_id] = session
         session.start()
 
@@ -176,7 +187,10 @@ class Cluster:
         self._reference = fingerprint
 
     def _notify(self) -> None:
-        self._changed.set()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -194,7 +208,7 @@ class Cluster:
 
     async def _watch_once(self) -> TwolaneError:
         """One stream from its opening to its end; returns why it ended."""
-        channel = open_channel(self._broker_address)
+        channel = open_channel(self._broker_address, self._tls, "broker")
         try:
             stub = broker_pb2_grpc.BrokerStub(channel)
             request = broker_pb2.WatchRequest(model=self._own.model, watcher_id=self._router_id)

@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
 from twolane.core.config import ProcessConfig
+from twolane.core.request import Lane
+from twolane.router.targets import SloTargets
+
+LaneTarget = Annotated[int, Field(ge=0)]
 
 
 class RouterConfig(ProcessConfig):
@@ -30,6 +34,12 @@ class RouterConfig(ProcessConfig):
     """HTTP port: OpenAI REST, probes, metrics; 0 takes any free one."""
     grpc_port: int = Field(default=9000, ge=0, le=65535)
     """gRPC port: twolane.v1.Inference; 0 takes any free one."""
+    tls_dir: Path | None = None
+    """Folder with tls.crt, tls.key and ca.crt: broker and workers are reached by mutual TLS, and new files
+    count from the next connection on; unset: plain text."""
+    http_tls_dir: Path | None = None
+    """Folder with tls.crt and tls.key for clients: HTTPS, and TLS for gRPC; new files count from the next
+    connection on; unset: plain text."""
     router_id: str = ""
     """Name of this process in the logs of workers and broker; empty: host name and process id."""
     port_file: Path | None = None
@@ -44,6 +54,10 @@ class RouterConfig(ProcessConfig):
     """Largest HTTP body; a longer one is refused with 413."""
     max_waiting: int = Field(default=512, ge=1)
     """Answers that may wait for their first token; more are refused with 429."""
+    hold_s: float = Field(default=0.0, ge=0)
+    """How long a request waits while no worker of a role it needs runs; 0: it is refused with 503 at once."""
+    max_held: int = Field(default=256, ge=1)
+    """Requests that may wait so; more are refused with 429."""
     request_timeout_s: float = Field(default=600.0, gt=0)
     """Longest time a request may take, its waiting included."""
     write_timeout_s: float = Field(default=30.0, gt=0)
@@ -63,6 +77,16 @@ class RouterConfig(ProcessConfig):
     """A prompt with at most so many uncached tokens travels in the short lane."""
     ttft_slo_ms: int = Field(default=0, ge=0)
     """Target for the first token that workers schedule by; 0: none. A header can set it per request."""
+    short_ttft_slo_ms: LaneTarget = 0
+    """The same for the short lane alone; 0: as for all."""
+    long_ttft_slo_ms: LaneTarget = 0
+    """The same for the long lane alone; 0: as for all."""
+    short_tpot_slo_ms: LaneTarget = 0
+    """Milliseconds per token of answers to short prompts; 0: as for all."""
+    long_tpot_slo_ms: LaneTarget = 0
+    """Milliseconds per token of answers to long prompts; 0: as for all."""
+    max_model_len: int = Field(default=0, ge=0)
+    """Prompt plus answer at most while no worker is known; 0: the model's own limit."""
 
     otlp_endpoint: str = ""
     """OTLP/gRPC collector for traces, for example http://localhost:4317; empty: no traces."""
@@ -75,3 +99,13 @@ class RouterConfig(ProcessConfig):
     def model_name(self) -> str:
         """The name clients ask for."""
         return self.served_model_name or self.model_dir.resolve().name
+
+    @property
+    def slo_targets(self) -> SloTargets:
+        """The latency targets of both lanes."""
+        ttft = {Lane.SHORT: self.short_ttft_slo_ms, Lane.LONG: self.long_ttft_slo_ms}
+        tpot = {Lane.SHORT: self.short_tpot_slo_ms, Lane.LONG: self.long_tpot_slo_ms}
+        return SloTargets(
+            ttft_ms={lane: own or self.ttft_slo_ms for lane, own in ttft.items()},
+            tpot_ms={lane: own or self.tpot_slo_ms for lane, own in tpot.items()},
+        )

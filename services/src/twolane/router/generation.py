@@ -30,7 +30,7 @@ class GenerationRequest:
         return_token_ids: keep the ids of new tokens for the sink.
         cache_salt: keeps this tenant's prefixes apart.
         priority: higher goes first among equals.
-        ttft_slo_ms: target for the first token; 0: none.
+        ttft_slo_ms: the request's own target for the first token, 0 for none; None: its lane's.
         timeout_s: seconds left for the whole request.
         arrival_s: when it came, on the event loop's clock.
         traceparent: W3C trace context of the router's span.
@@ -45,7 +45,7 @@ class GenerationRequest:
     return_token_ids: bool = False
     cache_salt: str = ""
     priority: int = 0
-    ttft_slo_ms: int = 0
+    ttft_slo_ms: int | None = None
     timeout_s: float = 600.0
     arrival_s: float = 0.0
     traceparent: str = ""
@@ -70,8 +70,8 @@ class Observer(Protocol):
         """An answer's first token, or its end without one, came."""
         ...
 
-    def retry(self, generation: Generation, answer: Answer) -> bool:
-        """Sends an answer whose workers gave up before its first token to others, if there are any."""
+    def retry(self, generation: Generation, answer: Answer, error: TwolaneError) -> bool:
+        """Sends an answer whose workers gave up before its first token to others, or holds it."""
         ...
 
     def generation_over(self, generation: Generation) -> None:
@@ -120,9 +120,9 @@ class Generation:
         """Called by an answer with its first event."""
         self._observer.answer_began(self, answer)
 
-    def retry(self, answer: Answer) -> bool:
+    def retry(self, answer: Answer, error: TwolaneError) -> bool:
         """Called by an answer whose workers gave up; False: nobody else can take it."""
-        return not self.ended and self._observer.retry(self, answer)
+        return not self.ended and self._observer.retry(self, answer, error)
 
     def fail(self, error: TwolaneError) -> None:
         """Ends the request: every worker that still works for it is told to stop."""

@@ -134,7 +134,6 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             continues_prompt=request.WhichOneof("input") != "chat",
             return_token_ids=request.return_token_ids,
             cache_salt=request.cache_salt,
-            ttft_slo_ms=serving.ttft_slo_ms,
             timeout_s=min(serving.request_timeout_s, left if left is not None else serving.request_timeout_s),
             arrival_s=arrival_s,
             traceparent=current_traceparent(),

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from twolane.core.errors import Cancelled
 from twolane.core.request import Lane, Usage
+from twolane.router.demand import Demand
 from twolane.router.generation import Generation, GenerationRequest
 from twolane.router.tally import Tally
+from twolane.router.targets import SloTargets
 from twolane.telemetry.metrics import REQUEST_BUCKETS_S, TOKEN_BUCKETS_S
+
+if TYPE_CHECKING:
+    from twolane.router.answer import Answer
 
 TOKEN_COUNT_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -26,8 +33,9 @@ class RouterMetrics:
         next_tokens: takes the seconds between tokens of an answer, and how many were so far apart.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, targets: SloTargets) -> None:
         lane = ("lane",)
+        self._targets = targets
         self._requests = Counter(
             "twolane_router_requests", "Requests by how they ended.", ("outcome", "lane"), registry=registry
         )
@@ -76,6 +84,7 @@ class RouterMetrics:
             )
         }
         self._registry = registry
+        self._demand = Demand(registry)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Adds a gauge that is read when metrics are collected."""
@@ -85,13 +94,24 @@ class RouterMetrics:
         """The request was sent to workers."""
         self._queue.observe(_age_s(request))
 
-    def first_token(self, request: GenerationRequest, lane: Lane) -> None:
+    def first_token(self, request: GenerationRequest, answer: Answer) -> None:
         """An answer's first token came."""
-        self._ttft[lane].observe(_age_s(request))
+        answer.ttft_s = _age_s(request)
+        self._ttft[answer.lane].observe(answer.ttft_s)
+
+    def arrived(self, generation: Generation) -> None:
+        """A request was accepted: it was sent to workers, or it is held."""
+        for answer in generation.answers:
+            self._demand.arrived(answer.lane, answer.uncached_tokens)
 
     def ended(self, generation: Generation, usage: Usage) -> None:
-        """A request that was sent to workers is over."""
+        """A request that was accepted is over."""
         lane, error = generation.lane, generation.error
+        for answer in generation.answers:
+            if error is None or not isinstance(error, Cancelled):
+                limit_ms = generation.request.ttft_slo_ms
+                missed = self._targets.missed(answer.lane, limit_ms, answer.ttft_s, answer.tpot_s)
+                self._demand.ended(answer.lane, "failed" if error else missed or "met")
         self._requests.labels("ok" if error is None else error.code, lane.value).inc()
         if error is None:
             self._e2e[lane].observe(_age_s(generation.request))

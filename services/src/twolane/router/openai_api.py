@@ -150,7 +150,7 @@ class _Endpoint(ABC):
             continues_prompt=kind == "cmpl",
             cache_salt=body.cache_salt or "",
             priority=body.priority or 0,
-            ttft_slo_ms=_slo_ms(call.scope, serving.ttft_slo_ms),
+            ttft_slo_ms=_slo_ms(call.scope),
             timeout_s=serving.request_timeout_s - (now_s() - call.arrival_s),
             arrival_s=call.arrival_s,
             traceparent=current_traceparent(),
@@ -198,10 +198,10 @@ def _usage_event(job: _Job, generation: Generation) -> Any:
     return lambda: job.form.usage(generation.usage()) if job.include_usage else b""
 
 
-def _slo_ms(scope: Scope, default: int) -> int:
+def _slo_ms(scope: Scope) -> int | None:
     given = header(scope, b"x-twolane-ttft-slo-ms")
     if not given:
-        return default
+        return None
     if not given.isdecimal() or int(given) > 3_600_000:
         raise InvalidRequest(
             "x-twolane-ttft-slo-ms must be a number of milliseconds from 0 to 3600000",

@@ -32,7 +32,6 @@ class Serving:
         model_name: name under which clients ask for the model.
         folder: facts of the model.
         request_timeout_s: longest time of a request.
-        ttft_slo_ms: target for the first token; 0: none.
     """
 
     model_name: str
@@ -44,7 +43,6 @@ class Serving:
     metrics: RouterMetrics
     keys: ApiKeys
     request_timeout_s: float
-    ttft_slo_ms: int
 
     def check_model(self, name: str) -> None:
         """Raises ModelNotFound unless the name, if given, is the model's."""

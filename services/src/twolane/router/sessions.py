@@ -24,6 +24,7 @@ from twolane.router.worker_books import WorkerBooks
 from twolane.rpc.channel import open_channel
 from twolane.rpc.convert import fingerprint_from_proto
 from twolane.rpc.errors import to_twolane_error
+from twolane.rpc.tls import Tls
 from twolane.v1 import broker_pb2, worker_pb2, worker_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,10 @@ class WorkerSession:
         hello: worker_pb2.Hello,
         check: Callable[[ModelFingerprint], None],
         on_change: Callable[[], None],
+        tls: Tls | None = None,
     ) -> None:
         """`check` raises Incompatible for a worker that must not be used; `on_change`: up or down."""
+        self._tls = tls
         self.info = info
         self.books = WorkerBooks()
         self.books.load.CopyFrom(info.load)
@@ -149,7 +152,7 @@ class WorkerSession:
 
     async def _serve_once(self) -> TwolaneError:
         """One stream from its opening to its end; returns why it ended."""
-        channel = open_channel(self.info.address)
+        channel = open_channel(self.info.address, self._tls, "worker")
         sender: asyncio.Task[None] | None = None
         try:
             stub = worker_pb2_grpc.WorkerStub(channel)

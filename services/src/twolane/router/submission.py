@@ -17,6 +17,7 @@ from twolane.router.cluster import Cluster
 from twolane.router.leg import Leg
 from twolane.router.placing import Placer
 from twolane.router.sessions import WorkerSession
+from twolane.router.targets import SloTargets
 from twolane.router.worker_books import Charge
 from twolane.rpc.convert import sampling_to_proto
 from twolane.rpc.words import lane_to_proto, phase_to_proto
@@ -41,9 +42,10 @@ class Submission:
 class Submitter:
     """Makes submissions."""
 
-    def __init__(self, cluster: Cluster, placer: Placer) -> None:
+    def __init__(self, cluster: Cluster, placer: Placer, targets: SloTargets) -> None:
         self._cluster = cluster
         self._placer = placer
+        self._targets = targets
 
     def prepare(self, answer: Answer, timeout_s: float) -> list[Submission]:
         """The messages for the workers of an answer.
@@ -56,6 +58,7 @@ class Submitter:
         if placement.no_capacity:
             raise Unavailable(f"{placement.no_capacity}; retry later", retry_after_s=RETRY_UNAVAILABLE_S)
         message = self._message(answer, placement, timeout_s)
+        answer.uncached_tokens = placement.uncached_tokens
         now_s = time.monotonic()
         pages = self._placer.predicted_pages(task)
         first = self._cluster.session(placement.prefill_id)
@@ -78,7 +81,10 @@ class Submitter:
     def _message(self, answer: Answer, placement: Placement, timeout_s: float) -> worker_pb2.Submit:
         request, task = answer.request, answer.task
         # Peers may still hold parts of an attempt that failed: the next one has another name.
-        attempt = f"-retry{len(answer.avoid)}" if answer.avoid else ""
+        attempt = f"-retry{answer.attempts}" if answer.attempts else ""
+        ttft_ms = (
+            self._targets.ttft_ms[placement.lane] if request.ttft_slo_ms is None else request.ttft_slo_ms
+        )
         return worker_pb2.Submit(
             request_id=f"{request.request_id}-{answer.index}{attempt}",
             prompt_tokens=task.prompt,
@@ -88,7 +94,7 @@ class Submitter:
             priority=request.priority,
             cache_salt=request.cache_salt,
             traceparent=request.traceparent,
-            ttft_slo_ms=request.ttft_slo_ms,
+            ttft_slo_ms=ttft_ms,
         )
 
 
