@@ -135,7 +135,7 @@ async def test_two_moves_from_one_pool_take_different_workers() -> None:
     roles = control(clock)
     assigned: list[tuple[str, object]] = []
 
-    async def note(address: str, role: object, lane: object) -> None:
+    async def note(address: str, role: object, lane: object, _tls: object) -> None:
         assigned.append((address, lane))
 
     short = worker("s", ROLE_PREFILL, "s", waiting_short_s=40.0)

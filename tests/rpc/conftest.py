@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from twolane.rpc.channel import open_channel
 from twolane.rpc.server import RpcServer
+from twolane.rpc.tls import Tls
 
 SERVICE = "twolane.test.Echo"
 Script = Callable[[str, Any], Any]
@@ -107,12 +108,14 @@ async def start_echo() -> AsyncIterator[StartEcho]:
     """Starts servers whose answer to a text is what `script(text, context)` returns or raises."""
     started: list[Echo] = []
 
-    async def start(script: Script, port: int = 0) -> Echo:
+    async def start(
+        script: Script, port: int = 0, *, server_tls: Tls | None = None, client_tls: Tls | None = None
+    ) -> Echo:
         registry = CollectorRegistry()
-        server = RpcServer("test", "127.0.0.1", port, registry=registry)
+        server = RpcServer("test", "127.0.0.1", port, registry=registry, tls=server_tls)
         add_echo(server, script)
         bound = await server.start()
-        started.append(Echo(server, open_channel(f"127.0.0.1:{bound}"), registry))
+        started.append(Echo(server, open_channel(f"127.0.0.1:{bound}", client_tls), registry))
         return started[-1]
 
     yield start

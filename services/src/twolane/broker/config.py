@@ -5,6 +5,7 @@ main.py reads them; the launcher and the chart set them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -18,7 +19,7 @@ class BrokerConfig(ProcessConfig):
     process: ClassVar[str] = "broker"
 
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 in a container. The broker trusts its callers."""
+    """Address to listen on; 0.0.0.0 in a container. Without --tls-dir the broker trusts its callers."""
 
     port: int = Field(default=9200, ge=0, le=65535)
     """Port of twolane.v1.Broker; 0 takes any free one."""
@@ -28,6 +29,10 @@ class BrokerConfig(ProcessConfig):
 
     port_file: str = ""
     """JSON file to write the bound ports to, {"grpc": 9200, "http": 9400}; empty: none."""
+
+    tls_dir: Path | None = None
+    """Folder with tls.crt, tls.key and ca.crt: gRPC in both directions goes by mutual TLS, and new files
+    count from the next connection on; unset: plain text."""
 
     redis_url: str = Field(default="", repr=False)
     """Redis that keeps the books, redis://[:password@]host:6379/0; empty: this process's memory."""

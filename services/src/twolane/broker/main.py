@@ -24,6 +24,7 @@ from twolane.broker.upkeep import Upkeep
 from twolane.core.clock import Clock
 from twolane.core.errors import ConfigError
 from twolane.rpc.server import RpcServer
+from twolane.rpc.tls import open_tls
 from twolane.state.contract import BrokerState
 from twolane.state.memory import MemoryState
 from twolane.state.redis import NAMESPACE, RedisState
@@ -69,12 +70,16 @@ class Broker:
         self._state = state if state is not None else make_state(config, clock)
         counts = BrokerMetrics(registry)
         self.upkeep = Upkeep(config, self._state, counts, clock)
-        self._rpc = RpcServer(config.process, config.host, config.port, registry=registry)
+        tls = open_tls(config.tls_dir)
+        if tls is not None:
+            tls.watch_expiry(registry)
+        self._rpc = RpcServer(config.process, config.host, config.port, registry=registry, tls=tls)
         service = BrokerService(config, self._state, self.upkeep, counts)
         add_BrokerServicer_to_server(service, self._rpc.aio)
         self._rpc.add(SERVICE)
         self._probes = ProbeServer(config.host, config.http_port, registry, self.not_ready)
         self._roles = RoleControl(config, self._state, counts, clock, name=f"{uuid.uuid4()}")
+        self._roles.tls = tls
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 

@@ -22,6 +22,7 @@ from twolane.core.errors import TwolaneError
 from twolane.core.request import Lane, Role
 from twolane.policies.roles import Group, GroupLoad, Move, RoleController, RolesView
 from twolane.rpc.channel import open_channel, to_twolane_error
+from twolane.rpc.tls import Tls
 from twolane.rpc.words import lane_from_proto, lane_to_proto, role_from_proto, role_to_proto
 from twolane.state.contract import BrokerState
 from twolane.v1.broker_pb2 import WorkerInfo
@@ -61,6 +62,9 @@ class RoleControl:
         metrics: moves are counted.
         clock: of the policy.
         name: this broker among its replicas.
+
+    Attributes:
+        tls: shown to workers; None: they are told in plain text.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class RoleControl:
         self._metrics = metrics
         self._clock = clock
         self._name = name
+        self.tls: Tls | None = None
         self._controller = RoleController()
         self._models: defaultdict[str, _Model] = defaultdict(_Model)
 
@@ -152,7 +157,7 @@ class RoleControl:
         for worker in emptiest[: min(move.workers, len(ready) - 1)]:
             facts = {"worker_id": worker.worker_id, "from": move.source.value, "to": move.target.value}
             try:
-                await assign(worker.address, role, lane)
+                await assign(worker.address, role, lane, self.tls)
             except TwolaneError as error:
                 log.warning("worker could not be moved: %s", error.message, extra=facts)
                 continue
@@ -162,13 +167,13 @@ class RoleControl:
             log.info("worker moved", extra=facts)
 
 
-async def assign(address: str, role: Role, lane: Lane | None) -> None:
+async def assign(address: str, role: Role, lane: Lane | None, tls: Tls | None = None) -> None:
     """Gives a worker another role or lane.
 
     Raises:
         TwolaneError: it can't be reached, or refuses.
     """
-    channel = open_channel(address)
+    channel = open_channel(address, tls, "worker")
     try:
         request = AssignRequest(role=role_to_proto(role), lane=lane_to_proto(lane))
         await WorkerStub(channel).Assign(request, timeout=CALL_TIMEOUT_S)

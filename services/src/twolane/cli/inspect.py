@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 import grpc
@@ -16,6 +17,7 @@ from pydantic import Field
 from twolane.core.config import ProcessConfig
 from twolane.core.errors import TwolaneError
 from twolane.rpc.channel import open_channel, raise_twolane_error, to_twolane_error
+from twolane.rpc.tls import Tls, open_tls
 from twolane.v1 import broker_pb2, worker_pb2
 from twolane.v1.broker_pb2_grpc import BrokerStub
 from twolane.v1.worker_pb2_grpc import WorkerStub
@@ -30,6 +32,8 @@ class InspectConfig(ProcessConfig):
 
     broker: str = "127.0.0.1:9200"
     """host:port of the broker; of several replicas, with commas between."""
+    tls_dir: Path | None = None
+    """Folder with tls.crt, tls.key and ca.crt, as the processes themselves have it; unset: plain text."""
     settle_s: float = Field(default=2.0, ge=0)
     """Seconds between the two readings that must agree on a difference."""
     timeout_s: float = Field(default=10.0, gt=0)
@@ -59,14 +63,15 @@ async def read(config: InspectConfig) -> tuple[list[str], str]:
     Raises:
         TwolaneError: the broker gives no account.
     """
-    async with open_channel(config.broker) as channel:
+    tls = open_tls(config.tls_dir)
+    async with open_channel(config.broker, tls, "broker") as channel:
         try:
             broker = await BrokerStub(channel).Inspect(
                 broker_pb2.BrokerInspectRequest(), timeout=config.timeout_s
             )
         except grpc.RpcError as error:
             raise_twolane_error(error)
-    accounts = await asyncio.gather(*(_account(info, config.timeout_s) for info in broker.workers))
+    accounts = await asyncio.gather(*(_account(info, config.timeout_s, tls) for info in broker.workers))
     workers = dict(zip((info.worker_id for info in broker.workers), accounts, strict=True))
     books = [each for each in accounts if not isinstance(each, TwolaneError)]
     pages, held = sum(each.total_pages for each in books), sum(each.held_pages for each in books)
@@ -96,9 +101,9 @@ def main(argv: list[str]) -> int:
 
 
 async def _account(
-    info: broker_pb2.WorkerInfo, timeout_s: float
+    info: broker_pb2.WorkerInfo, timeout_s: float, tls: Tls | None
 ) -> worker_pb2.InspectResponse | TwolaneError:
-    async with open_channel(info.address) as channel:
+    async with open_channel(info.address, tls, "worker") as channel:
         try:
             return await WorkerStub(channel).Inspect(worker_pb2.InspectRequest(), timeout=timeout_s)
         except grpc.RpcError as error:

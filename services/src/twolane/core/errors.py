@@ -6,6 +6,7 @@ TwolaneError
 │   ├── BodyTooLarge          413  body_too_large
 │   └── MethodNotAllowed      405  method_not_allowed
 ├── Unauthenticated           401  invalid_api_key
+├── Forbidden                 403  forbidden               a caller whom we know and do not serve
 ├── ModelNotFound             404  model_not_found
 ├── NotFound                  404  not_found
 ├── Incompatible              409  incompatible            two parties that must agree differ
@@ -77,6 +78,12 @@ class Unauthenticated(TwolaneError):
     """No API key, or one that is not known."""
 
     code, grpc_status, http_status = "invalid_api_key", "UNAUTHENTICATED", 401
+
+
+class Forbidden(TwolaneError):
+    """The caller has shown who it is, and may not do this."""
+
+    code, grpc_status, http_status = "forbidden", "PERMISSION_DENIED", 403
 
 
 class ModelNotFound(TwolaneError):

@@ -13,25 +13,42 @@ from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
 from twolane.core.errors import ConfigError, DeadlineExceeded
 from twolane.rpc.errors import raise_twolane_error, to_twolane_error
+from twolane.rpc.identity import Component
 from twolane.rpc.options import CHANNEL_OPTIONS
+from twolane.rpc.rotating_channel import RotatingChannel
+from twolane.rpc.tls import Tls
 from twolane.telemetry.tracing import tracing_enabled
 
 __all__ = ["check_remaining_s", "open_channel", "raise_twolane_error", "remaining_s", "to_twolane_error"]
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, tls: Tls | None = None, to: Component = "worker") -> grpc.aio.Channel:
     """A channel to "host:port", or to the first of several ("a:1,b:2") that answers; it connects on first
     use and again after every loss, with several to whichever lives.
 
     The caller closes it. Stream-to-stream calls carry no span of their own: they outlive requests,
     whose context travels inside their messages.
+
+    Args:
+        address: of the peer or of its replicas.
+        tls: this process's certificates; None: plain text.
+        to: what the peer's certificate must say it is. Its address does not count: workers have none
+            but their pod's, which no certificate knows beforehand.
     """
     interceptors: list[grpc.aio.ClientInterceptor] = []
     if tracing_enabled():
         streams = grpc.aio.StreamStreamClientInterceptor
         every = aio_client_interceptors()  # type: ignore[no-untyped-call]
         interceptors = [made for made in every if not isinstance(made, streams)]
-    return grpc.aio.insecure_channel(_target(address), options=CHANNEL_OPTIONS, interceptors=interceptors)
+    target = _target(address)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS, interceptors=interceptors)
+    options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls.name_of(to))]
+
+    def dial(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+
+    return RotatingChannel(tls, dial)
 
 
 def _target(address: str) -> str:

@@ -18,6 +18,7 @@ from twolane.core.errors import (
     BodyTooLarge,
     Cancelled,
     DeadlineExceeded,
+    Forbidden,
     Incompatible,
     Internal,
     InvalidRequest,
@@ -28,6 +29,7 @@ from twolane.core.errors import (
     Unavailable,
     error_from_code,
 )
+from twolane.rpc.handshake import meaning
 
 ERROR_DOMAIN = "twolane.dev"
 """Domain of the ErrorInfo: its `reason` is then a code of the error tree."""
@@ -36,7 +38,7 @@ _BY_STATUS: Mapping[grpc.StatusCode, type[TwolaneError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
-    grpc.StatusCode.PERMISSION_DENIED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.FAILED_PRECONDITION: Incompatible,
     # A peer of another version lacks the method.
@@ -84,6 +86,8 @@ def to_twolane_error(error: grpc.RpcError) -> TwolaneError:
         # gRPC refused the message by its size: a retry can't help.
         return BodyTooLarge(message)
     kind = _BY_STATUS.get(code, Internal)
+    if code is grpc.StatusCode.UNAVAILABLE and (words := meaning(message)):
+        message = f"{words} [{message}]"
     return kind(message or f"the peer answered {code.name}")
 
 

@@ -19,9 +19,10 @@ import grpc.aio
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
 from prometheus_client import CollectorRegistry, Histogram
 
-from twolane.core.errors import Internal, TwolaneError
+from twolane.core.errors import Forbidden, Internal, TwolaneError
 from twolane.rpc.errors import grpc_status_of, to_grpc_status
 from twolane.rpc.options import is_long_lived, is_plumbing
+from twolane.rpc.tls import Tls
 from twolane.telemetry.logs import request_id_var
 from twolane.telemetry.metrics import FAST_BUCKETS_S
 
@@ -52,10 +53,12 @@ def latency_histogram(registry: CollectorRegistry) -> Histogram:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a servicer raises into a status and measures the call."""
+    """Turns what a servicer raises into a status and measures the call; refuses strangers first."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, tls: Tls | None = None) -> None:
+        """`tls`: if it is mutual, callers must be of its deployment."""
         self._latency = latency_histogram(registry)
+        self._tls = tls if tls is not None and tls.mutual else None
 
     async def intercept_service(  # type: ignore[override]
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -88,6 +91,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         began = time.perf_counter()
         code = grpc.StatusCode.OK
         try:
+            if self._tls is not None:
+                _refuse_strangers(self._tls, context)
             yield
         except TwolaneError as error:
             if isinstance(error, Internal):
@@ -133,6 +138,18 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
 
         traced: Handler = await self._traced.intercept_service(found, handler_call_details)
         return traced
+
+
+def _refuse_strangers(tls: Tls, context: Context) -> None:
+    """An authority may have signed for other deployments too: the name in the certificate decides."""
+    found = context.auth_context().get("x509_subject_alternative_name", ())
+    names = tuple(name.decode(errors="replace") for name in found)
+    if not tls.is_ours(names):
+        log.warning(
+            "a caller of another deployment was refused", extra={"names": names, "peer": context.peer()}
+        )
+        whose = ", ".join(names) or "nobody"
+        raise Forbidden(f"your certificate is for {whose}; only processes of {tls.deployment} may call")
 
 
 async def _abort(context: Context, error: TwolaneError) -> NoReturn:

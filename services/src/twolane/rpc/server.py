@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from twolane.core.errors import ConfigError
 from twolane.rpc.interceptors import ErrorInterceptor, TracingInterceptor
 from twolane.rpc.options import SERVER_OPTIONS
+from twolane.rpc.tls import Tls
 from twolane.telemetry import metrics
 from twolane.telemetry.tracing import tracing_enabled
 
@@ -37,15 +38,25 @@ class RpcServer:
     """
 
     def __init__(
-        self, process: str, host: str, port: int, *, registry: CollectorRegistry = metrics.registry
+        self,
+        process: str,
+        host: str,
+        port: int,
+        *,
+        registry: CollectorRegistry = metrics.registry,
+        tls: Tls | None = None,
     ) -> None:
-        """Call it after `configure_tracing`: whether calls are traced is decided here."""
-        errors = ErrorInterceptor(registry)
+        """Call it after `configure_tracing`: whether calls are traced is decided here.
+
+        With `tls` plain text is refused, and so is, when it is mutual, every caller of another deployment.
+        """
+        errors = ErrorInterceptor(registry, tls)
         interceptors = [TracingInterceptor(), errors] if tracing_enabled() else [errors]
         self.aio: grpc.aio.Server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
         self.port = port
         self._process = process
         self._host = host
+        self._tls = tls
         self._services: list[str] = []
         self._health = health.aio.HealthServicer()
         self._stopped = False
@@ -68,7 +79,7 @@ class RpcServer:
         try:
             # An IPv6 address needs brackets before its port.
             host = f"[{self._host}]" if ":" in self._host and self._host[0] != "[" else self._host
-            self.port = self.aio.add_insecure_port(f"{host}:{self.port}")
+            self.port = self._bind(f"{host}:{self.port}")
         except RuntimeError as error:
             await self.stop(0.0)
             raise ConfigError(
@@ -78,6 +89,11 @@ class RpcServer:
             ) from error
         await self.aio.start()
         return self.port
+
+    def _bind(self, address: str) -> int:
+        if self._tls is None:
+            return self.aio.add_insecure_port(address)
+        return self.aio.add_secure_port(address, self._tls.server_credentials())
 
     async def set_ready(self, ready: bool) -> None:
         """Tells health watchers whether new traffic may come."""

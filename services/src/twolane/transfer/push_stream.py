@@ -16,6 +16,8 @@ import grpc
 
 from twolane.core.errors import Internal, TwolaneError, WorkerLost
 from twolane.rpc.channel import open_channel, to_twolane_error
+from twolane.rpc.handshake import meaning
+from twolane.rpc.tls import Tls
 from twolane.transfer.delivery import Delivery, Outbound
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1.transfer_pb2_grpc import PageTransferStub
@@ -75,7 +77,8 @@ class PushStream(ABC):
         except grpc.RpcError as error:
             reason = to_twolane_error(error)
         except OSError as error:
-            reason = WorkerLost(f"the page stream to {self.address} broke: {error.strerror or error}")
+            why = str(error.strerror or error)
+            reason = WorkerLost(f"the page stream to {self.address} broke: {meaning(why) or why}")
         except Exception as error:
             reason = Internal(f"sending pages to {self.address} failed: {error!r}")
             raise
@@ -107,8 +110,8 @@ class PushStream(ABC):
 class GrpcStream(PushStream):
     """Pushes as messages of the PageTransfer service."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = open_channel(address)
+    def __init__(self, address: str, tls: Tls | None = None) -> None:
+        self._channel = open_channel(address, tls, "worker")
         self._call: Any = None
         super().__init__(address)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from twolane.core.clock import Clock
 from twolane.core.errors import Incompatible, TwolaneError
+from twolane.rpc.tls import Tls
 from twolane.transfer.delivery import Delivery, Outbound
 from twolane.transfer.landing import lease_entry
 from twolane.transfer.metrics import TransferMetrics, transport_name
@@ -42,6 +43,7 @@ class Sender:
 
     Attributes:
         metrics: counts what was sent; None: nobody counts.
+        tls: shown to peers; None: pages go in plain text.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Sender:
         self._unclaimed: dict[str, tuple[float, pb.PageOffer]] = {}
         self._streams: dict[str, PushStream] = {}
         self.metrics: TransferMetrics | None = None
+        self.tls: Tls | None = None
 
     def offer(self, offer: pb.PageOffer) -> None:
         """Takes the decode worker's offer; one whose request is not here yet waits until its lease ends."""
@@ -237,6 +240,6 @@ class Sender:
         by_tcp = offer.lease.transport == pb.TRANSPORT_TCP and bool(offer.stream_address)
         address = offer.stream_address if by_tcp else offer.address
         if (stream := self._streams.get(address)) is None or stream.lost:
-            stream = TcpStream(address) if by_tcp else GrpcStream(address)
+            stream = TcpStream(address, self.tls) if by_tcp else GrpcStream(address, self.tls)
             self._streams[address] = stream
         return stream

@@ -1,4 +1,4 @@
-"""The owner's end of page streams: plain TCP, bytes read straight into the pages they are for.
+"""The owner's end of page streams: TCP, plain or by TLS, bytes read straight into the pages they are for.
 
 A frame is the length of a PagePush (4 bytes, big endian) and the PagePush. If its run announces bytes, they
 follow, and behind them their XXH3-64 (8 bytes), so that the sender reads each byte once. Every frame is
@@ -16,6 +16,7 @@ from typing import cast
 from google.protobuf.message import DecodeError
 
 from twolane.core.errors import ConfigError, LeaseInvalid, TwolaneError
+from twolane.rpc.tls import Tls
 from twolane.transfer.landing import Landing
 from twolane.transfer.receiving import MAX_READ_BYTES, Receiving
 from twolane.v1 import transfer_pb2 as pb
@@ -26,6 +27,7 @@ HEAD_BYTES = 4
 CHECKSUM_BYTES = 8
 # As long as gRPC's keepalive takes to find a peer gone.
 SILENCE_S = 30
+HANDSHAKE_TIMEOUT_S = 5.0
 # A PagePush without its bytes; a page number takes a few.
 MAX_MESSAGE_BYTES = 4 << 20
 
@@ -54,8 +56,10 @@ class _Part(enum.Enum):
 class StreamServer:
     """Listens for the streams of writers."""
 
-    def __init__(self, landing: Landing) -> None:
+    def __init__(self, landing: Landing, tls: Tls | None = None) -> None:
+        """With `tls` a stream in plain text or from another deployment is cut off before its first frame."""
         self._landing = landing
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._streams: set[_Stream] = set()
 
@@ -68,7 +72,11 @@ class StreamServer:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: _Stream(self._landing, self._streams), host.strip("[]"), port
+                lambda: _Stream(self._landing, self._streams, self._tls),
+                host.strip("[]"),
+                port,
+                ssl=None if self._tls is None else self._tls.server_context(),
+                ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_TIMEOUT_S,
             )
         except OSError as error:
             raise ConfigError(
@@ -89,8 +97,9 @@ class StreamServer:
 class _Stream(asyncio.BufferedProtocol):
     """One writer's stream: reads head, message and bytes in turn, each into its own buffer."""
 
-    def __init__(self, landing: Landing, streams: set[_Stream]) -> None:
+    def __init__(self, landing: Landing, streams: set[_Stream], tls: Tls | None) -> None:
         self._landing = landing
+        self._tls = tls
         self._streams = streams
         self._transport: asyncio.Transport | None = None
         self._small = memoryview(bytearray(HEAD_BYTES))
@@ -113,9 +122,19 @@ class _Stream(asyncio.BufferedProtocol):
         """See asyncio.BufferedProtocol."""
         # uvloop's is none by its class, but has its methods.
         self._transport = cast(asyncio.Transport, transport)
+        if self._tls is not None and not self._is_ours(self._tls, self._transport):
+            self._give_up("the certificate of another deployment")
+            # Nothing that may have come behind it is looked at.
+            self._transport = None
+            return
         self._streams.add(self)
         # The buffer's size is left to the kernel: a fixed one would end its own tuning.
         tune(transport.get_extra_info("socket"))
+
+    @staticmethod
+    def _is_ours(tls: Tls, transport: asyncio.Transport) -> bool:
+        shown = transport.get_extra_info("peercert") or {}
+        return tls.is_ours(tuple(name for kind, name in shown.get("subjectAltName", ()) if kind == "DNS"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.BufferedProtocol; leases stay: the request's own end closes them."""
@@ -135,6 +154,8 @@ class _Stream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio.BufferedProtocol."""
+        if self._transport is None:
+            return
         if self._due > 0:
             if self._in_pages and self._receiving is not None:
                 self._receiving.filled(nbytes)

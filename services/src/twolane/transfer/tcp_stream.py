@@ -1,4 +1,4 @@
-"""The writer's end of a page stream over plain TCP: the kernel copies straight from the pages.
+"""The writer's end of a page stream over TCP: the kernel, or the cipher, reads straight from the pages.
 
 Frames are described in stream_server.py. The sender opens one per peer whose leases say TRANSPORT_TCP.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections import deque
 from collections.abc import Sequence
 
 import xxhash
 
+from twolane.rpc.tls import Tls
 from twolane.transfer.delivery import Outbound
 from twolane.transfer.push_stream import PushStream
 from twolane.transfer.stream_server import HEAD_BYTES, tune
@@ -52,8 +54,9 @@ class _Batch:
 class TcpStream(PushStream):
     """Pushes as frames on a socket of our own."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: Tls | None = None) -> None:
         self._socket: socket.socket | None = None
+        self._tls = tls
         self._turn = 0
         super().__init__(address)
 
@@ -67,6 +70,23 @@ class TcpStream(PushStream):
             self._socket.setblocking(False)
             tune(self._socket)
             await loop.sock_connect(self._socket, place)
+            if self._tls is not None:
+                await self._secure(self._tls)
+
+    async def _secure(self, tls: Tls) -> None:
+        """Both sides show their certificates; the peer must be a worker of our deployment."""
+        assert self._socket is not None
+        self._socket = secured = tls.client_context().wrap_socket(
+            self._socket, server_hostname=tls.name_of("worker"), do_handshake_on_connect=False
+        )
+        while True:
+            try:
+                secured.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                await self._readable()
+            except ssl.SSLWantWriteError:
+                await self._writable()
 
     async def _send(self, outbound: Outbound) -> None:
         message = outbound.push.SerializeToString()
@@ -99,8 +119,8 @@ class TcpStream(PushStream):
         left = deque(part for part in parts if len(part))
         while left:
             try:
-                taken = self._socket.sendmsg([left[i] for i in range(min(len(left), MAX_PARTS))])
-            except BlockingIOError:
+                taken = self._give(self._socket, left)
+            except (BlockingIOError, ssl.SSLWantWriteError):
                 await self._writable()
                 continue
             self._turn += taken
@@ -114,6 +134,23 @@ class TcpStream(PushStream):
                 self._turn = 0
                 await asyncio.sleep(0)
 
+    @staticmethod
+    def _give(end: socket.socket, parts: deque[memoryview]) -> int:
+        if isinstance(end, ssl.SSLSocket):
+            # One record at a time.
+            return end.send(parts[0])
+        return end.sendmsg([parts[i] for i in range(min(len(parts), MAX_PARTS))])
+
+    async def _readable(self) -> None:
+        assert self._socket is not None
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = self._socket.fileno()
+        loop.add_reader(descriptor, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(descriptor)
+
     async def _writable(self) -> None:
         assert self._socket is not None
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
@@ -125,11 +162,20 @@ class TcpStream(PushStream):
             loop.remove_writer(descriptor)
 
     async def _read_exactly(self, n_bytes: int) -> bytes | None:
-        assert self._socket is not None
-        loop, data = asyncio.get_running_loop(), b""
+        data = b""
         while len(data) < n_bytes:
-            more = await loop.sock_recv(self._socket, n_bytes - len(data))
+            more = await self._take(n_bytes - len(data))
             if not more:
                 return None
             data += more
         return data
+
+    async def _take(self, n_bytes: int) -> bytes:
+        assert self._socket is not None
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return await asyncio.get_running_loop().sock_recv(self._socket, n_bytes)
+        while True:
+            try:
+                return self._socket.recv(n_bytes)
+            except ssl.SSLWantReadError:
+                await self._readable()

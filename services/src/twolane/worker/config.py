@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from twolane.core.config import ProcessConfig
 
@@ -41,7 +41,11 @@ class WorkerConfig(ProcessConfig):
     data_port: Port = 0
     """TCP port on which pages of other hosts come in; 0 takes a free one."""
     nixl: bool = False
-    """Lets workers of other hosts read pages by NIXL (RDMA where there is any); needs the extra `nixl`."""
+    """Lets workers of other hosts read pages by NIXL (RDMA where there is any); needs the extra `nixl`.
+    NIXL neither encrypts nor asks who reads, so that it goes with no --tls-dir."""
+    tls_dir: Path | None = None
+    """Folder with tls.crt, tls.key and ca.crt: gRPC in both directions and pages by TCP go by mutual TLS, and
+    new files count from the next connection on; unset: plain text."""
     port_file: Path | None = None
     """File to write the bound ports to, as JSON."""
 
@@ -90,3 +94,9 @@ class WorkerConfig(ProcessConfig):
     """Share of traces begun here that are kept."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level logged."""
+
+    @model_validator(mode="after")
+    def _pages_are_not_sent_in_the_open(self) -> Self:
+        if self.nixl and self.tls_dir is not None:
+            raise ValueError("--nixl sends pages in the open, which --tls-dir forbids: leave one of them out")
+        return self

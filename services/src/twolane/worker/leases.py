@@ -16,6 +16,7 @@ from twolane.core.clock import Clock
 from twolane.core.errors import Unavailable
 from twolane.decode.intake import Arriving
 from twolane.rpc.channel import open_channel, to_twolane_error
+from twolane.rpc.tls import Tls
 from twolane.transfer.landing import ExpectedPages, Landing
 from twolane.v1 import transfer_pb2, types_pb2, worker_pb2
 from twolane.v1.transfer_pb2_grpc import PageTransferStub
@@ -40,6 +41,7 @@ class Leases:
 
     Attributes:
         stream_address: where page streams are taken; empty until the process listens there.
+        tls: shown to the writers' workers; None: offers go in plain text.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Leases:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._returning: asyncio.Task[None] | None = None
         self.stream_address = ""
+        self.tls: Tls | None = None
 
     async def arrange(self, arriving: Arriving, peer: worker_pb2.Peer) -> None:
         """Gets a lease for reserved pages, opens them and offers them to the peer.
@@ -137,5 +140,5 @@ class Leases:
         if address not in self._channels:
             if not address:
                 raise Unavailable("the router named no address of the other worker")
-            self._channels[address] = open_channel(address)
+            self._channels[address] = open_channel(address, self.tls, "worker")
         return self._channels[address]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import uvloop
 
+from twolane.rpc.tls import open_tls
 from twolane.telemetry.logs import configure_logging
 from twolane.telemetry.process import stop_requested, write_port_file
 from twolane.telemetry.tracing import configure_tracing, shutdown_tracing
@@ -25,6 +26,8 @@ async def serve(config: WorkerConfig) -> None:
         TwolaneError: the model can't be loaded, a port is taken, or the broker refuses this worker.
     """
     stop = stop_requested()
+    # Read again later: what is wrong with it must show now, and not after minutes of loading.
+    open_tls(config.tls_dir)
     store = PageStore()
     loading = asyncio.create_task(asyncio.to_thread(load_engine, config, store))
     stopped = asyncio.create_task(stop.wait())

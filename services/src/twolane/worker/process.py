@@ -31,6 +31,7 @@ from twolane.prefill.queue import PrefillQueue
 from twolane.rpc.channel import open_channel
 from twolane.rpc.convert import fingerprint_to_proto
 from twolane.rpc.server import RpcServer
+from twolane.rpc.tls import open_tls
 from twolane.rpc.words import lane_to_proto, role_to_proto
 from twolane.telemetry import metrics as telemetry_metrics
 from twolane.telemetry.probes import ProbeServer
@@ -111,9 +112,12 @@ class WorkerProcess:
         self._metrics = WorkerMetrics(registry)
         self._transfers = TransferMetrics(registry)
         self._registry = registry
-        self._rpc = RpcServer("worker", config.host, config.port, registry=registry)
+        self._tls = open_tls(config.tls_dir)
+        if self._tls is not None:
+            self._tls.watch_expiry(registry)
+        self._rpc = RpcServer("worker", config.host, config.port, registry=registry, tls=self._tls)
         self._probes = ProbeServer(config.host, config.http_port, registry, self.why_not_ready)
-        self._broker = open_channel(config.broker)
+        self._broker = open_channel(config.broker, self._tls, "broker")
         self.identity = Identity(config.worker_id, "")
         self.assignment = Assignment(Role(config.role), None if config.lane == "both" else Lane(config.lane))
         self._build_queues()
@@ -201,7 +205,7 @@ class WorkerProcess:
             table.transfer_failed,
             self._transfers,
         )
-        self._streams = StreamServer(self._landing)
+        self._streams = StreamServer(self._landing, self._tls)
         self._sender = Sender(
             memory,
             self._codecs,
@@ -210,11 +214,12 @@ class WorkerProcess:
             table.landed,
             table.transfer_failed,
         )
-        self._sender.metrics = self._transfers
+        self._sender.metrics, self._sender.tls = self._transfers, self._tls
         min_bytes = round(self._config.layer_push_mib * (1 << 20))
         self._steps.layers = LayerPush(self._engine, self._sender, memory, min_bytes, fingerprint.page_tokens)
         announced = fingerprint_to_proto(fingerprint)
         self._leases = Leases(self._broker, self.identity, self._landing, announced, time.monotonic)
+        self._leases.tls = self._tls
         table.sender, table.leases = self._sender, self._leases
         self._steps.hold_back = self._too_many_pinned
         idle = functools.partial(operator.not_, self._parts.prefill)
