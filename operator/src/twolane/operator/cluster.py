@@ -36,6 +36,7 @@ _PATHS = {
     "Ingress": ("apis/networking.k8s.io/v1", "ingresses"),
     "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),
     "HorizontalPodAutoscaler": ("apis/autoscaling/v2", "horizontalpodautoscalers"),
+    "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
 }
 
@@ -138,7 +139,7 @@ class Cluster:
     async def replace(self, body: Json) -> Json:
         """Replaces an object as it was seen; 409 when it has changed since."""
         metadata = body["metadata"]
-        path = _path(body["kind"], metadata["namespace"], metadata["name"])
+        path = _path(body["kind"], metadata.get("namespace", ""), metadata["name"])
         return await self._request("PUT", path, {"fieldManager": MANAGER}, body)
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from twolane.core.config import ProcessConfig
+from twolane.operator.resources.model_deployment import Redis
 
 
 class OperatorConfig(ProcessConfig):
@@ -17,6 +18,12 @@ class OperatorConfig(ProcessConfig):
 
     image: str = Field(min_length=1)
     """Image of routers, brokers and workers whose ModelDeployment names none."""
+    redis_secret: str = ""
+    """Secret in each model's namespace with the Redis URL of brokers that name none; empty: no Redis."""
+    redis_secret_key: str = "url"  # noqa: S105
+    """Key of the URL in that Secret."""
+    definitions_dir: Path | None = None
+    """Folder with custom resource definitions that replace older installed ones; the chart mounts it."""
     namespaces: str = ""
     """Namespaces to work for, separated by commas; empty: the whole cluster."""
     leader_election: bool = True
@@ -39,6 +46,13 @@ class OperatorConfig(ProcessConfig):
     """File to write the bound port to, as JSON."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level logged."""
+
+    @property
+    def default_redis(self) -> Redis | None:
+        """Where brokers that name no Redis find one."""
+        if not self.redis_secret:
+            return None
+        return Redis(secret_name=self.redis_secret, key=self.redis_secret_key)
 
     @property
     def namespace_list(self) -> list[str]:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import kopf
@@ -16,10 +17,12 @@ from twolane.core.errors import ConfigError, Unavailable
 from twolane.operator.apply import Applier
 from twolane.operator.cluster import Cluster, connect, namespace_of_pod
 from twolane.operator.config import OperatorConfig
+from twolane.operator.definitions import upgrade_definitions
 from twolane.operator.events import Recorder
 from twolane.operator.handlers import registry, settings
 from twolane.operator.lease import Elector
 from twolane.operator.metrics import OperatorMetrics
+from twolane.operator.plan import plan
 from twolane.operator.reconciler import Reconciler
 from twolane.telemetry.logs import configure_logging
 from twolane.telemetry.metrics import registry as metric_registry
@@ -42,7 +45,8 @@ class Operator:
         self._metrics = metrics
         self._identity = config.identity or f"{socket.gethostname()}-{os.getpid()}"
         applier = Applier(cluster, Recorder(cluster, self._identity), metrics)
-        self._reconciler = Reconciler(cluster, applier, config.image, metrics, config.resync_s)
+        decide = partial(plan, default_image=config.image, default_redis=config.default_redis)
+        self._reconciler = Reconciler(cluster, applier, decide, metrics, config.resync_s)
         self._elector = self._make_elector(cluster) if config.leader_election else None
 
     def _make_elector(self, cluster: Cluster) -> Elector:
@@ -134,6 +138,8 @@ async def serve(config: OperatorConfig) -> None:
         port = await probes.start()
         if config.port_file is not None:
             write_port_file(config.port_file, {"http": port})
+        if config.definitions_dir is not None:
+            await upgrade_definitions(cluster, config.definitions_dir)
         await operator.run(stop)
     finally:
         await probes.stop()

@@ -28,7 +28,7 @@ from twolane.operator.drift import reason_to_apply
 from twolane.operator.health import Situation
 from twolane.operator.names import FINALIZER, REVISION_LABEL, owner_of
 from twolane.operator.observed import Observed, RevisionState, label
-from twolane.operator.resources.model_deployment import ModelDeploymentSpec, read_spec
+from twolane.operator.resources.model_deployment import ModelDeploymentSpec, Redis, read_spec
 from twolane.operator.resources.shape import Json
 from twolane.operator.revision import revision_of
 from twolane.operator.rollout import Target, Wanted, retire, step
@@ -39,12 +39,13 @@ LOOK_AGAIN_S = 5.0
 """How soon a rollout or a drain is looked at again; pods that end send no event of their own."""
 
 
-def plan(observed: Observed, default_image: str) -> Plan:
+def plan(observed: Observed, default_image: str, default_redis: Redis | None = None) -> Plan:
     """What to do about one ModelDeployment.
 
     Args:
         observed: a fresh observation.
         default_image: image for specs that name none.
+        default_redis: where brokers of specs that name no Redis find one.
     """
     try:
         spec = read_spec(observed.model_deployment)
@@ -52,6 +53,8 @@ def plan(observed: Observed, default_image: str) -> Plan:
         return _plan_without_spec(observed, error)
     if observed.deleting:
         return _plan_end(observed, grace_s(spec))
+    if spec.broker.redis is None and default_redis is not None:
+        spec = spec.model_copy(update={"broker": spec.broker.model_copy(update={"redis": default_redis})})
     return _plan_life(observed, spec, spec.image or default_image)
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 
+from twolane.operator.actions import Plan
 from twolane.operator.apply import Applier
 from twolane.operator.cluster import Cluster, ClusterError
 from twolane.operator.metrics import OperatorMetrics
 from twolane.operator.observe import observe
-from twolane.operator.plan import plan
+from twolane.operator.observed import Observed
 from twolane.operator.queue import Key, WorkQueue
 
 log = logging.getLogger(__name__)
+
+Decide = Callable[[Observed], Plan]
 
 
 class Reconciler:
@@ -22,17 +26,17 @@ class Reconciler:
     Args:
         cluster: the API server.
         applier: carries plans out.
-        image: image for specs that name none.
+        decide: the plan for an observation.
         metrics: counters.
         resync_s: how often an object is looked at though nothing happened.
     """
 
     def __init__(
-        self, cluster: Cluster, applier: Applier, image: str, metrics: OperatorMetrics, resync_s: float
+        self, cluster: Cluster, applier: Applier, decide: Decide, metrics: OperatorMetrics, resync_s: float
     ) -> None:
         self._cluster = cluster
         self._applier = applier
-        self._image = image
+        self._decide = decide
         self._metrics = metrics
         self._resync_s = resync_s
         self._queue = WorkQueue()
@@ -94,7 +98,7 @@ class Reconciler:
         if observed is None:
             self._queue.forget(key)
             return None
-        made = plan(observed, self._image)
+        made = self._decide(observed)
         if made.actions:
             names = [type(action).__name__ for action in made.actions]
             log.info("plan", extra={"object": "/".join(key), "actions": names})
