@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.operator.objects import IMAGE, model_deployment
 from twolane.broker.config import BrokerConfig
+from twolane.core.request import Lane
 from twolane.operator.build.front import broker_template, router_service, router_template
 from twolane.operator.build.model_volume import model_volume
 from twolane.operator.build.overlay import merge, overlay
@@ -77,9 +78,10 @@ def test_workers_understand_every_flag_they_get() -> None:
 def test_routers_and_brokers_understand_every_flag_they_get() -> None:
     """The same for the other two processes; keys come by a file, never by a flag."""
     spec = _spec(
-        engine={"shortMaxUncachedTokens": 64},
+        engine={"shortMaxUncachedTokens": 64, "maxModelLen": 2048},
         router={"placement": "round_robin", "maxWaiting": 3, "requestTimeoutSeconds": 30},
-        slo={"ttftMs": 250},
+        slo={"ttftMs": 250, "tpotMs": 40, "short": {"ttftMs": 90, "tpotMs": 30}, "long": {"ttftMs": 9000}},
+        scaling={"scaleToZero": {"holdSeconds": 120, "maxHeld": 7}},
         apiKeys={"secretName": "keys"},
         logLevel="DEBUG",
     )
@@ -87,6 +89,10 @@ def test_routers_and_brokers_understand_every_flag_they_get() -> None:
     router = RouterConfig.from_args(_container(template)["args"][1:])
     assert (router.placement, router.max_waiting, router.request_timeout_s) == ("round_robin", 3, 30)
     assert (router.ttft_slo_ms, router.short_max_uncached_tokens, router.log_level) == (250, 64, "DEBUG")
+    targets = router.slo_targets
+    assert targets.ttft_ms == {Lane.SHORT: 90, Lane.LONG: 9000}
+    assert targets.tpot_ms == {Lane.SHORT: 30, Lane.LONG: 40}
+    assert (router.hold_s, router.max_held, router.max_model_len) == (120, 7, 2048)
     assert str(router.api_keys_file) == "/etc/twolane/api-keys/keys"
     assert {"name": "api-keys", "mountPath": "/etc/twolane/api-keys", "readOnly": True} in _container(
         template
@@ -209,6 +215,21 @@ def test_no_count_is_part_of_a_revision(replicas: int, routers: int, low: int, s
     pool = {"replicas": replicas, "scaling": {"minReplicas": low}}
     scaled = _spec(pools={"mixed": pool}, router={"replicas": routers}, rollout={"maxSurge": surge})
     assert revision_of(OWNER, plain, IMAGE) == revision_of(OWNER, scaled, IMAGE)
+
+
+def test_targets_and_hold_are_the_routers_alone() -> None:
+    """A change of them starts no worker anew."""
+    changed = _spec(slo={"ttftMs": 100, "short": {"tpotMs": 9}}, scaling={"scaleToZero": {}})
+    assert revision_of(OWNER, _spec(), IMAGE) == revision_of(OWNER, changed, IMAGE)
+    args = [_container(router_template(OWNER, spec, IMAGE, "b:1"))["args"] for spec in (_spec(), changed)]
+    assert args[0] != args[1]
+
+
+@pytest.mark.parametrize("policy", get_args(RouterConfig.model_fields["placement"].annotation))
+def test_every_placement_policy_of_the_router_can_be_chosen(policy: str) -> None:
+    """The schema knows the same words."""
+    template = router_template(OWNER, _spec(router={"placement": policy}), IMAGE, "b:1")
+    assert RouterConfig.from_args(_container(template)["args"][1:]).placement == policy
 
 
 @pytest.mark.parametrize(("option", "value"), EVERY_ENGINE_OPTION.items())

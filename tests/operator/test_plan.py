@@ -210,6 +210,57 @@ def test_a_broken_change_leaves_the_old_revision_serving() -> None:
     assert world.md["status"]["decode"] == "1/1"
 
 
+SLEEPY = {"scaleToZero": {"holdSeconds": 90}}
+
+
+def test_a_model_that_sleeps_says_so_and_keeps_its_front() -> None:
+    """Ready, since a request is held and answered; the reason and the counts say that nothing runs."""
+    world = _settled(scaling=SLEEPY)
+    assert world.condition("Ready")["reason"] == "Serving"
+    for name in ("demo-prefill", "demo-decode"):
+        world.children["WorkerPool", name]["spec"]["replicas"] = 0
+    world.settle()
+    ready = world.condition("Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "Asleep")
+    assert "held for up to 90 s" in ready["message"]
+    status = world.md["status"]
+    assert (status["prefill"], status["decode"]) == ("0/0", "0/0")
+    assert status["servingRevisions"] == [status["revision"]]
+    assert world.condition("DecodeReady")["status"] == "False"
+    assert world.deployment("demo-router")["spec"]["replicas"] == 2
+    assert world.deployment("demo-decode")["spec"]["replicas"] == 0
+    assert world.turn().actions == ()
+    world.children["WorkerPool", "demo-prefill"]["spec"]["replicas"] = 1
+    world.turn()
+    world.turn()
+    assert world.condition("Ready")["status"] == "False"
+
+
+def test_a_model_that_may_not_sleep_keeps_its_least_count_and_is_not_ready_without_workers() -> None:
+    """Without a hold a request would be refused."""
+    world = _settled()
+    world.children["WorkerPool", "demo-decode"]["spec"]["replicas"] = 0
+    world.settle()
+    assert world.deployment("demo-decode")["spec"]["replicas"] == 1
+    empty = _settled(pools={"mixed": {"replicas": 0, "scaling": {"minReplicas": 0}}})
+    assert (empty.condition("Ready")["status"], empty.condition("Ready")["reason"]) == (
+        "False",
+        "ScaledToZero",
+    )
+
+
+def test_a_sleeping_front_that_is_broken_is_not_ready() -> None:
+    """Asleep is said only of what can wake up."""
+    world = _settled(scaling=SLEEPY)
+    for name in ("demo-prefill", "demo-decode"):
+        world.children["WorkerPool", name]["spec"]["replicas"] = 0
+    world.settle()
+    world.pods = [pod for pod in world.pods if "router" not in pod["metadata"]["name"]]
+    world.turn()
+    assert world.condition("Ready")["status"] == "False"
+    assert world.condition("Ready")["message"].startswith("RouterReady")
+
+
 def test_an_end_drains_routers_then_workers_and_then_lets_go() -> None:
     """The finalizer stays until the last pod is gone."""
     world = _settled()

@@ -14,6 +14,9 @@ ROLLED_UP = ("ModelLoaded", "PrefillReady", "DecodeReady", "RouterReady", "Broke
 """Conditions that must be True for Ready, in the order in which a reason is looked for."""
 ORDER = ("BrokerReady", "ModelLoaded", "PrefillReady", "DecodeReady", "RouterReady", "ScalingActive")
 
+ASLEEP = "Asleep"
+"""Reason of parts that do not run, and need not: routers hold a request until they do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -26,11 +29,15 @@ class Condition:
 
 
 def ready(conditions: Mapping[str, Condition]) -> Condition:
-    """Ready: True when every rolled-up condition is; else the first cause in the order of dependence."""
+    """Ready: True when every rolled-up condition is, or sleeps until a request comes; else the first cause
+    in the order of dependence."""
     for name in ORDER:
         condition = conditions[name]
-        if condition.status != "True":
+        if condition.status != "True" and condition.reason != ASLEEP:
             return Condition("Ready", condition.status, condition.reason, f"{name}: {condition.message}")
+    asleep = [item for item in conditions.values() if item.reason == ASLEEP]
+    if asleep:
+        return Condition("Ready", "True", ASLEEP, asleep[0].message)
     degraded = [item for item in conditions.values() if item.reason == "Degraded"]
     if degraded:
         words = "; ".join(item.message for item in degraded)

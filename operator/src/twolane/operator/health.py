@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twolane.operator.build.workers import PoolPlan
-from twolane.operator.conditions import Condition
+from twolane.operator.conditions import ASLEEP, Condition
 from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL
 from twolane.operator.observed import Observed, RevisionState, label
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec
@@ -34,6 +34,13 @@ class Situation:
     wanted: Wanted
     states: Mapping[str, RevisionState]
     foreign_scalers: Sequence[str] = ()
+
+    @property
+    def asleep(self) -> bool:
+        """No worker runs because none is needed: routers hold a request until some do."""
+        scaling = self.spec.scaling
+        sleeps = scaling is not None and scaling.scale_to_zero is not None
+        return sleeps and not any(self.wanted.pools.values())
 
     def ready(self, pool: str) -> int:
         """Ready workers of a pool over all revisions."""
@@ -70,6 +77,8 @@ def _model(situation: Situation) -> Condition:
     places = [(state, name) for state in situation.states for name in names]
     pods = [pod for place in places for pod in situation.observed.pods_of(*place)]
     loaded = sum(has_started(pod) for pod in pods)
+    if situation.asleep:
+        return _sleeping("ModelLoaded", situation)
     if loaded:
         return Condition("ModelLoaded", "True", "Loaded", f"{loaded} of {len(pods)} workers have loaded it")
     if not any(situation.wanted.pools.values()):
@@ -83,6 +92,8 @@ def _role(situation: Situation, kind: str, role: str) -> Condition:
     ready = sum(situation.ready(pool) for pool in pools)
     counts = f"{ready} of {desired} {role} workers are ready"
     trouble = situation.trouble(pools)
+    if situation.asleep:
+        return _sleeping(kind, situation)
     empty = [pool for pool in pools if not situation.wanted.pools[pool]]
     if empty:
         return Condition(kind, "False", "ScaledToZero", f"pool {empty[0]} is asked to have no workers")
@@ -91,6 +102,15 @@ def _role(situation: Situation, kind: str, role: str) -> Condition:
             return Condition(kind, "True", "AllReady", counts)
         return Condition(kind, "True", "Degraded", counts + (f"; {trouble.message}" if trouble else ""))
     return _failing(kind, trouble, counts)
+
+
+def _sleeping(kind: str, situation: Situation) -> Condition:
+    scaling = situation.spec.scaling
+    assert scaling is not None
+    assert scaling.scale_to_zero is not None
+    hold_s = scaling.scale_to_zero.hold_seconds
+    words = f"no worker runs; the next request is held for up to {hold_s} s and wakes the model"
+    return Condition(kind, "False", ASLEEP, words)
 
 
 def _front(situation: Situation, kind: str, component: str) -> Condition:

@@ -30,6 +30,8 @@ def _held(pool: PoolPlan, child: Json | None) -> int:
     # The bounds are the declared ones: the child may still have those of before.
     bounds = pool.declared.scaling
     asked = pool.first_replicas if child is None else read_pool(child).replicas
+    if asked == 0 and pool.may_sleep:
+        return 0
     return WorkerPoolSpec(
         model_deployment="-",
         role=pool.role,

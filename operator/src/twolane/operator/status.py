@@ -23,7 +23,8 @@ def status_of(situation: Situation) -> Json:
     before = observed.model_deployment.get("status", {})
     generation = observed.model_deployment["metadata"]["generation"]
     everything = [ready(found), *found.values()]
-    serving = [r for r, state in situation.states.items() if state.alive and state.router.ready]
+    awake = [r for r, state in situation.states.items() if state.alive or situation.asleep]
+    serving = [r for r in awake if situation.states[r].router.ready]
     return {
         "observedGeneration": generation,
         "url": router_url(owner_of(observed.model_deployment)),

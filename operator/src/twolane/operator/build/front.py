@@ -15,7 +15,12 @@ from twolane.operator.names import (
     ROUTER_HTTP_PORT,
     Owner,
 )
-from twolane.operator.resources.model_deployment import ModelDeploymentSpec
+from twolane.operator.resources.model_deployment import (
+    LaneTarget,
+    ModelDeploymentSpec,
+    Scaling,
+    Slo,
+)
 from twolane.operator.resources.shape import Json
 
 _KEYS_FOLDER = "/etc/twolane/api-keys"
@@ -81,18 +86,40 @@ def router_template(owner: Owner, spec: ModelDeploymentSpec, image: str, broker:
 
 
 def _router_flags(spec: ModelDeploymentSpec) -> list[str]:
-    router, engine, slo = spec.router, spec.engine, spec.slo
+    router, engine = spec.router, spec.engine
     wishes = {
         "placement": router.placement,
         "max_waiting": router.max_waiting,
         "request_timeout_s": router.request_timeout_seconds,
         "short_max_uncached_tokens": engine and engine.short_max_uncached_tokens,
-        "ttft_slo_ms": slo and slo.ttft_ms,
+        "max_model_len": engine and engine.max_model_len,
+        **_slo_wishes(spec.slo),
+        **_hold_wishes(spec.scaling),
     }
     flags = [part for name, value in wishes.items() if value is not None for part in (flag(name), str(value))]
     if spec.api_keys is not None:
         flags += ["--api-keys-file", f"{_KEYS_FOLDER}/{spec.api_keys.key}"]
     return flags
+
+
+def _slo_wishes(slo: Slo | None) -> dict[str, int | None]:
+    if slo is None:
+        return {}
+    short, long = slo.short or LaneTarget(), slo.long or LaneTarget()
+    return {
+        "ttft_slo_ms": slo.ttft_ms,
+        "tpot_slo_ms": slo.tpot_ms,
+        "short_ttft_slo_ms": short.ttft_ms,
+        "short_tpot_slo_ms": short.tpot_ms,
+        "long_ttft_slo_ms": long.ttft_ms,
+        "long_tpot_slo_ms": long.tpot_ms,
+    }
+
+
+def _hold_wishes(scaling: Scaling | None) -> dict[str, int | None]:
+    if scaling is None or scaling.scale_to_zero is None:
+        return {}
+    return {"hold_s": scaling.scale_to_zero.hold_seconds, "max_held": scaling.scale_to_zero.max_held}
 
 
 def _key_volume(spec: ModelDeploymentSpec) -> tuple[list[Json], list[Json]]:

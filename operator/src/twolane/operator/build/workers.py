@@ -19,7 +19,7 @@ from twolane.operator.names import (
     Owner,
 )
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec
-from twolane.operator.resources.pools import Pool
+from twolane.operator.resources.pools import Pool, Prefill
 from twolane.operator.resources.shape import Json
 
 Role = Literal["prefill", "decode", "mixed"]
@@ -28,12 +28,16 @@ Lane = Literal["both", "short", "long"]
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """One pool: its short name inside the ModelDeployment, what its workers do, and what was declared."""
+    """One pool: its short name inside the ModelDeployment, what its workers do, and what was declared.
+
+    `may_sleep`: it may be empty though it has a least count, since the model scales to zero.
+    """
 
     name: str
     role: Role
     lane: Lane
     declared: Pool
+    may_sleep: bool = False
 
     @property
     def first_replicas(self) -> int:
@@ -44,19 +48,20 @@ class PoolPlan:
 
 def pools_of(spec: ModelDeploymentSpec) -> list[PoolPlan]:
     """Every pool declared, prefill first."""
-    pools: list[PoolPlan] = []
-    prefill = spec.pools.prefill
-    if prefill is not None and prefill.shared is not None:
-        pools.append(PoolPlan("prefill", "prefill", "both", prefill.shared))
-    if prefill is not None and prefill.short is not None:
-        pools.append(PoolPlan("prefill-short", "prefill", "short", prefill.short))
-    if prefill is not None and prefill.long is not None:
-        pools.append(PoolPlan("prefill-long", "prefill", "long", prefill.long))
-    if spec.pools.decode is not None:
-        pools.append(PoolPlan("decode", "decode", "both", spec.pools.decode))
-    if spec.pools.mixed is not None:
-        pools.append(PoolPlan("mixed", "mixed", "both", spec.pools.mixed))
-    return pools
+    prefill, decode, mixed = spec.pools.prefill or Prefill(), spec.pools.decode, spec.pools.mixed
+    places: list[tuple[str, Role, Lane, Pool | None]] = [
+        ("prefill", "prefill", "both", prefill.shared),
+        ("prefill-short", "prefill", "short", prefill.short),
+        ("prefill-long", "prefill", "long", prefill.long),
+        ("decode", "decode", "both", decode),
+        ("mixed", "mixed", "both", mixed),
+    ]
+    sleeps = spec.scaling is not None and spec.scaling.scale_to_zero is not None
+    return [
+        PoolPlan(name, role, lane, declared, sleeps)
+        for name, role, lane, declared in places
+        if declared is not None
+    ]
 
 
 def worker_pool(owner: Owner, pool: PoolPlan) -> Json:

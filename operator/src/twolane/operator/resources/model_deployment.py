@@ -40,7 +40,9 @@ class Router(Shape):
     """The front that clients talk to."""
 
     replicas: Annotated[int, Field(ge=1, le=1000)] = 2
-    placement: Literal["least_uncached", "round_robin", "least_loaded"] | None = None
+    placement: (
+        Literal["least_wait", "least_uncached", "least_loaded", "power_of_two", "round_robin"] | None
+    ) = None
     max_waiting: Positive | None = None
     request_timeout_seconds: Positive | None = None
     service: RouterService = RouterService()
@@ -89,9 +91,11 @@ class Ratio(Shape):
 
 
 class ScaleToZero(Shape):
-    """Ends all workers of an idle model."""
+    """Ends all workers of an idle model; routers hold what comes until workers run again."""
 
     after_idle_seconds: Seconds = 1800
+    hold_seconds: Annotated[int, Field(ge=1, le=3600)] = 300
+    max_held: Positive = 256
 
 
 class Cooldown(Shape):
