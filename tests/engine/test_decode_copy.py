@@ -116,6 +116,13 @@ def test_the_copy_declines_beyond_its_limit_and_for_uneven_rows() -> None:
     assert uneven.copy.arrange([Row(replace_computed(uneven.sequence(5), 0), 5, True)]) is None
 
 
+def test_a_long_answer_that_ended_keeps_no_short_ones_out() -> None:
+    """Room for one long context would, times many rows, be beyond the limit: the copy starts anew."""
+    pages = Pages(limit_bytes=LAYERS * 2 * HEADS * DIM * 4 * 1024)
+    assert pages.step([pages.sequence(300)])
+    assert pages.step([pages.sequence(20) for _ in range(4)])
+
+
 def test_a_first_token_without_context_is_served(models: Any) -> None:
     """A prompt of one token is a decode row with nothing to fetch."""
     engine = models.engine("llama")

@@ -15,7 +15,7 @@ from twolane.policies.decode import DECODE_POLICIES, DecodeSettings
 from twolane.policies.registry import PREFILL_POLICIES
 from twolane.policies.settings import PrefillSettings
 from twolane.sim.cluster import Simulation
-from twolane.sim.profile import profile_by_name
+from twolane.sim.profile_file import profile_by_name
 from twolane.sim.settings import Failure, SimSettings
 from twolane.workload.generator import MixSettings, generate_mix
 from twolane.workload.traces import TraceRequest

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twolane.policies.decode import DecodeSettings, decode_by_name
 from twolane.sim.decode_side import DecodeSide
 from twolane.sim.events import EventQueue
-from twolane.sim.profile import EngineProfile, profile_by_name
+from twolane.sim.profile import EngineProfile
+from twolane.sim.profile_file import profile_by_name
 from twolane.sim.request import SimRequest
 
 PROFILE = profile_by_name("h100_qwen3_8b")

@@ -9,7 +9,7 @@ import pytest
 
 from twolane.core.errors import InvalidRequest
 from twolane.sim.compare import default_settings, ratios
-from twolane.sim.profile import profile_by_name
+from twolane.sim.profile_file import profile_by_name
 from twolane.sim.workloads import fcfs_capacity, mix_workloads, trace_workload
 from twolane.workload.traces import TraceRequest
 

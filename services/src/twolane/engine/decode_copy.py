@@ -114,15 +114,19 @@ class DecodeCopy:
         """Makes room, dropping all when it must grow; False beyond the limit."""
         if n_rows <= self._n_rows and longest <= self._capacity:
             return True
-        wanted_rows = max(self._n_rows, 1 << (n_rows - 1).bit_length())
-        capacity = max(self._capacity, -(-longest // _GROW_TOKENS) * _GROW_TOKENS)
+        rows = 1 << (n_rows - 1).bit_length()
+        tokens = -(-longest // _GROW_TOKENS) * _GROW_TOKENS
+        # One long answer that has ended must not keep the copy from many short ones: grow, else start anew.
+        for room in ((max(self._n_rows, rows), max(self._capacity, tokens)), (rows, tokens)):
+            if self._bytes(*room) <= self._limit_bytes:
+                self._slots.clear()
+                self._resize(*room)
+                return True
+        return False
+
+    def _bytes(self, n_rows: int, capacity: int) -> int:
         n_layers, _, n_kv_heads, _, head_dim = self._pages.shape[1:]
-        n_elements = n_layers * 2 * wanted_rows * n_kv_heads * capacity * head_dim
-        if n_elements * self._pages.element_size() > self._limit_bytes:
-            return False
-        self._slots.clear()
-        self._resize(wanted_rows, capacity)
-        return True
+        return n_layers * 2 * n_rows * n_kv_heads * capacity * head_dim * self._pages.element_size()
 
     def _resize(self, n_rows: int, capacity: int) -> None:
         n_layers, _, n_kv_heads, _, head_dim = self._pages.shape[1:]

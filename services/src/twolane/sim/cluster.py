@@ -22,7 +22,7 @@ from twolane.sim.groups import GroupKeeper
 from twolane.sim.outcome import SimOutcome, TimeLine, outcome_of
 from twolane.sim.placing import Placing
 from twolane.sim.prefill_side import PrefillSide, noise_source
-from twolane.sim.profile import profile_by_name
+from twolane.sim.profile_file import profile_by_name
 from twolane.sim.request import SimRequest
 from twolane.sim.routing import Router
 from twolane.sim.settings import Failure, SimSettings

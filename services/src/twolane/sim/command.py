@@ -22,13 +22,14 @@ from twolane.policies.registry import PREFILL_POLICIES
 from twolane.sim.cluster import Simulation
 from twolane.sim.compare import ABLATION, POLICIES, Plan, Variant, default_settings, run_plan, summary_rows
 from twolane.sim.plots import by_load
-from twolane.sim.profile import PROFILES
+from twolane.sim.profile_file import BUILT_IN, DEFAULT
 from twolane.sim.report import simulation_html, simulation_json
 from twolane.sim.settings import Failure, SimSettings
 from twolane.sim.workloads import Workload, mix_workloads, trace_workload
 from twolane.workload.generator import MixSettings, generate_mix
 from twolane.workload.traces import TraceRequest, read_trace
 
+PROFILE_HELP = f"a file of `twolane profile`, or one of {', '.join(BUILT_IN)}"
 Say = Callable[[str], None]
 
 LOADS = (0.3, 0.5, 0.7, 0.9, 1.0, 1.1)
@@ -93,7 +94,7 @@ def _simulate_parser() -> argparse.ArgumentParser:
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument("--policy", choices=PREFILL_POLICIES, default="laps")
     cluster.add_argument("--decode-policy", choices=DECODE_POLICIES, default="past_future")
-    cluster.add_argument("--profile", choices=tuple(PROFILES), default="h100_qwen3_8b")
+    cluster.add_argument("--profile", default=DEFAULT, help=PROFILE_HELP)
     cluster.add_argument("--prefill-workers", type=int, default=1)
     cluster.add_argument("--decode-workers", type=int, default=2)
     cluster.add_argument(
@@ -185,7 +186,7 @@ def _compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=5, help="runs per cell")
     parser.add_argument("--requests", type=int, default=3000, help="requests per run")
     parser.add_argument("--prefill-workers", type=int, default=2)
-    parser.add_argument("--profile", choices=tuple(PROFILES), default="h100_qwen3_8b")
+    parser.add_argument("--profile", default=DEFAULT, help=PROFILE_HELP)
     parser.add_argument(
         "--ablation", action="store_true", help="compare the parts of laps instead of all policies"
     )

@@ -1,6 +1,7 @@
-"""How long steps take on a simulated GPU and how much it holds: the one place with hardware numbers.
+"""How long steps take on a simulated device and how much it holds: the one place with hardware numbers.
 
-The simulator charges these times as the truth; policies never see them, only measured step times.
+The simulator charges these times as the truth; policies never see them, only measured step times. Profiles
+are files (profile_file.py): built-in ones, and those that `twolane profile` measures.
 """
 
 from __future__ import annotations
@@ -8,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from twolane.core.errors import ConfigError
 from twolane.policies.cost import Work
 
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
-    """A model on a GPU, as a roofline: a step takes its overhead and the slower of memory and compute.
+    """A model on a device, as a roofline: a step takes its overhead and the slower of memory and compute.
 
     Attributes:
-        overhead_s: launch, sampling and scheduling of any step.
+        overhead_s: launch, sampling and scheduling of a step with prompts.
         weights_s: reading all weights once.
         token_s: compute per token, attention aside.
         attention_s: compute of attention per unit of L(L+2H), all layers.
@@ -27,6 +27,13 @@ class EngineProfile:
         capacity_tokens: tokens whose KV fits beside the weights.
         transfer_bytes_per_s: bandwidth of the link between two workers, per worker and direction.
         transfer_latency_s: seconds from the last byte sent to the row being ready.
+        prompt_s: what each prompt of a step costs as such.
+        decode_overhead_s: as overhead_s, in a step of answers alone; None: the same.
+        decode_weights_s: as weights_s, likewise.
+        decode_token_s: as token_s, per answer of a step; likewise.
+        between_steps_s: seconds of the worker's own loop from the end of a step to the begin of the next.
+        arrival_s: seconds from a client's sending to the prompt's place in a worker's queue: router and RPC.
+        reply_s: seconds from the end of a step to its token at the client.
     """
 
     overhead_s: float
@@ -39,79 +46,51 @@ class EngineProfile:
     capacity_tokens: int
     transfer_bytes_per_s: float
     transfer_latency_s: float
+    prompt_s: float = 0.0
+    decode_overhead_s: float | None = None
+    decode_weights_s: float | None = None
+    decode_token_s: float | None = None
+    between_steps_s: float = 0.0
+    arrival_s: float = 0.0
+    reply_s: float = 0.0
 
     def prefill_s(self, work: Iterable[Work]) -> float:
-        """Seconds of a prefill batch of (new, cached) tokens."""
-        new_tokens = cached_tokens = 0
+        """Seconds of a step of prompts of (new, cached) tokens."""
+        return self.mixed_s(work, 0, 0)
+
+    def mixed_s(self, work: Iterable[Work], rows: int, held_tokens: int) -> float:
+        """Seconds of a step that computes prompts and gives a token to each of `rows` answers.
+
+        All tokens share one reading of the weights; answers of `held_tokens` together read those.
+        """
+        new_tokens = cached_tokens = prompts = 0
         pairs = 0
         for new, cached in work:
+            prompts += 1
             new_tokens += new
             cached_tokens += cached
             pairs += new * (new + 2 * cached)
-        memory_s = self.weights_s + self.cached_read_s * cached_tokens
-        compute_s = self.token_s * new_tokens
-        return self.overhead_s + max(memory_s, compute_s) + self.attention_s * pairs
+        if not prompts:
+            return self.decode_constant_s(rows) + self.decode_read_s * held_tokens
+        seconds = (
+            self.overhead_s
+            + max(self.weights_s, self.token_s * (new_tokens + rows))
+            + self.prompt_s * prompts
+            + self.cached_read_s * cached_tokens
+            + self.attention_s * pairs
+        )
+        if rows:
+            row_s = self.token_s if self.decode_token_s is None else self.decode_token_s
+            seconds += self.decode_read_s * held_tokens + max(0.0, row_s - self.token_s) * rows
+        return seconds + self.between_steps_s
 
     def decode_constant_s(self, rows: int) -> float:
         """Seconds of a decode step but for its KV reads."""
-        return self.overhead_s + max(self.weights_s, self.token_s * rows)
+        overhead_s = self.overhead_s if self.decode_overhead_s is None else self.decode_overhead_s
+        weights_s = self.weights_s if self.decode_weights_s is None else self.decode_weights_s
+        row_s = self.token_s if self.decode_token_s is None else self.decode_token_s
+        return overhead_s + max(weights_s, row_s * rows) + self.between_steps_s
 
     def transfer_s(self, tokens: int) -> float:
         """Seconds that the KV of these tokens occupies a link."""
         return tokens * self.kv_bytes_per_token / self.transfer_bytes_per_s
-
-
-# Model: Qwen3-8B in bf16. 36 layers, hidden 4096, 32 query and 8 KV heads of 128, MLP 12288, vocabulary
-# 151,936: 6.95e9 weights outside the embeddings and 0.62e9 in the output head, so 15.1 GB are read by a step
-# and a prompt token costs 13.9 GFLOP (the head runs on last tokens alone). KV: 147,456 bytes per token.
-# Attention: 4·32·128/2·36 FLOP per unit of L(L+2H) = 294,912.
-_WEIGHT_BYTES = 15.1e9
-_TOKEN_FLOP = 13.9e9
-_ATTENTION_FLOP = 294_912.0
-_KV_BYTES = 147_456
-
-# Compute, H100 and H200 alike: matmul 769–798 TFLOP/s were measured on an H200; three quarters of it for a
-# whole layer stack is assumed. Attention at 450 TFLOP/s is what the kernels aim at for long prompts.
-_LINEAR_FLOP_PER_S = 0.75 * 790e12
-_ATTENTION_FLOP_PER_S = 450e12
-# Copy bandwidth 4.3 TB/s of 4.8 was measured on an H200; the same share of an H100's 3.35 is assumed. A
-# decode step streams weights at 82 % of copy bandwidth (gpt-fast on an A100) and reads KV at 65 %.
-_WEIGHT_SHARE = 0.82
-_KV_SHARE = 0.65
-# Assumed: 1.5 ms of launch and scheduling per step; a 200 Gb/s link per worker; 1 ms to land a transfer.
-_OVERHEAD_S = 0.0015
-_LINK_BYTES_PER_S = 25e9
-_LANDING_S = 0.001
-
-
-def _hopper(copy_bytes_per_s: float, memory_bytes: float) -> EngineProfile:
-    """Qwen3-8B on one Hopper GPU; 90 % of the memory is used, 4 GB of it for activations and graphs."""
-    return EngineProfile(
-        overhead_s=_OVERHEAD_S,
-        weights_s=_WEIGHT_BYTES / (_WEIGHT_SHARE * copy_bytes_per_s),
-        token_s=_TOKEN_FLOP / _LINEAR_FLOP_PER_S,
-        attention_s=_ATTENTION_FLOP / _ATTENTION_FLOP_PER_S,
-        cached_read_s=_KV_BYTES / (_KV_SHARE * copy_bytes_per_s),
-        decode_read_s=_KV_BYTES / (_KV_SHARE * copy_bytes_per_s),
-        kv_bytes_per_token=_KV_BYTES,
-        capacity_tokens=int((0.9 * memory_bytes - 16.4e9 - 4e9) / _KV_BYTES),
-        transfer_bytes_per_s=_LINK_BYTES_PER_S,
-        transfer_latency_s=_LANDING_S,
-    )
-
-
-PROFILES = {
-    "h100_qwen3_8b": _hopper(3.0e12, 80e9),
-    "h200_qwen3_8b": _hopper(4.3e12, 141e9),
-}
-
-
-def profile_by_name(name: str) -> EngineProfile:
-    """The profile of that name.
-
-    Raises:
-        ConfigError: there is none; the message lists those there are.
-    """
-    if name not in PROFILES:
-        raise ConfigError(f"unknown engine profile {name!r}; choose one of {', '.join(PROFILES)}")
-    return PROFILES[name]
