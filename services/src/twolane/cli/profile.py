@@ -147,8 +147,9 @@ def summary(found: ProfileFile) -> str:
         f" (at least {1e3 * one.weights_s:.3f} ms) + {1e6 * one.prompt_s:.1f} us a prompt"
         f" + {1e9 * one.cached_read_s:.2f} ns a cached token + {1e9 * one.attention_s:.4f} ns x L(L+2H)",
         f"decode step   {1e3 * (one.decode_overhead_s or 0):.3f} ms +"
-        f" {1e6 * (one.decode_token_s or 0):.2f} us a row (at least {1e3 * (one.decode_weights_s or 0):.3f} ms) + {1e9 * one.decode_read_s:.2f} ns"
-        " a held token",
+        f" {1e6 * (one.decode_token_s or 0):.2f} us a row"
+        f" (at least {1e3 * (one.decode_weights_s or 0):.3f} ms)"
+        f" + {1e9 * one.decode_read_s:.2f} ns a held token",
         f"transfer      {one.transfer_bytes_per_s / 1e9:.2f} GB/s",
     ]
     for kind, errors in found.fit.items():

@@ -22,7 +22,7 @@ MEGA = 1e6
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """A measured step: `prompts` of `new` tokens behind `cached` ones, `rows` answers of `held` tokens each."""
+    """A measured step: `prompts` of `new` tokens behind `cached` ones, `rows` answers of `held` each."""
 
     prompts: int
     new: int

@@ -82,9 +82,7 @@ def parse_profile(content: bytes, source: str) -> ProfileFile:
     except orjson.JSONDecodeError as error:
         raise ConfigError(f"{source} is no JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ConfigError(
-            f"{source} is no engine profile of format {FORMAT}; make one with `twolane profile`"
-        )
+        raise ConfigError(f"{source} is no profile of format {FORMAT}; make one with `twolane profile`")
     numbers = document.get("profile")
     if not isinstance(numbers, dict):
         raise ConfigError(f"{source} has no object `profile`")
