@@ -14,9 +14,11 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from twolane.core.errors import TwolaneError
+from twolane.rpc.issuing import issue, make_authority, write_folder
+from twolane.rpc.tls import Tls
 from twolane.transfer.landing import ExpectedPages, Landing
 from twolane.transfer.page_store import PageStore, PeerSegments
 from twolane.transfer.sender import Sender
@@ -38,7 +42,9 @@ LAYERS = 16
 KINDS = {
     "shared memory": (pb.TRANSPORT_SHARED_MEMORY, "memcpy"),
     "tcp stream": (pb.TRANSPORT_TCP, "loopback"),
+    "tcp, TLS": (pb.TRANSPORT_TCP, "tcp stream"),
     "gRPC": (pb.TRANSPORT_GRPC, "loopback"),
+    "gRPC, TLS": (pb.TRANSPORT_GRPC, "gRPC"),
 }
 
 
@@ -51,6 +57,14 @@ def make_store(n_pages: int, page_bytes: int) -> PageStore:
     return store
 
 
+def make_tls(folder: Path) -> Tls:
+    """One certificate for both processes."""
+    now, lifetime = datetime.now(UTC), timedelta(hours=1)
+    authority = make_authority("bench.svc", now, lifetime)
+    write_folder(folder, issue(authority, ["worker.bench.svc"], now, lifetime), authority.certificate)
+    return Tls(folder)
+
+
 def page_order(n_pages: int, seed: int) -> list[int]:
     """Half of the pool's pages, as scattered as a pool that has worked for a while: runs of four."""
     starts = np.random.default_rng(seed).permutation(n_pages // 4)[: n_pages // 8]
@@ -60,13 +74,15 @@ def page_order(n_pages: int, seed: int) -> list[int]:
 class Owner(transfer_pb2_grpc.PageTransferServicer):
     """The process that pages come to; obeys lines on stdin."""
 
-    def __init__(self, n_pages: int, page_bytes: int) -> None:
+    def __init__(self, n_pages: int, page_bytes: int, tls: Tls) -> None:
         self.store = make_store(n_pages, page_bytes)
         self.page_ids = page_order(n_pages, 2)
+        self.tls = tls
         self.landing = Landing(
             self.store, codecs(self.store), time.monotonic, lambda *_: None, lambda *_: None
         )
         self.streams = StreamServer(self.landing)
+        self.secured_streams = StreamServer(self.landing, tls)
         self.peers = PeerSegments()
 
     async def Offer(self, request: pb.PageOffer, context: Any) -> pb.PageOfferAck:
@@ -83,11 +99,13 @@ class Owner(transfer_pb2_grpc.PageTransferServicer):
         options = [("grpc.max_receive_message_length", 64 << 20)]
         server = grpc.aio.server(options=options)
         port = server.add_insecure_port("127.0.0.1:0")
+        secured = server.add_secure_port("127.0.0.1:0", self.tls.server_credentials())
         transfer_pb2_grpc.add_PageTransferServicer_to_server(self, server)
         await server.start()
         plain = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._drain_plain, args=(plain,), daemon=True).start()
         ports = {"grpc": port, "stream": await self.streams.start("127.0.0.1", 0)}
+        ports |= {"grpc TLS": secured, "stream TLS": await self.secured_streams.start("127.0.0.1", 0)}
         print(json.dumps(ports | {"plain": plain.getsockname()[1]}), flush=True)
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -133,9 +151,11 @@ class Writer:
         self.store = make_store(n_pages, page_bytes)
         self.page_ids = page_order(n_pages, 1)
         self.n_bytes = len(self.page_ids) * page_bytes
-        flags = [str(n_pages), str(page_bytes)]
+        self._folder = tempfile.TemporaryDirectory()
+        tls = make_tls(Path(self._folder.name) / "tls")
+        flags = ["--owner", str(n_pages), str(page_bytes), "--tls-dir", str(Path(self._folder.name) / "tls")]
         self.owner = subprocess.Popen(
-            [sys.executable, __file__, "--owner", *flags],
+            [sys.executable, __file__, *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -144,7 +164,11 @@ class Writer:
         self.plain = socket.create_connection(("127.0.0.1", self.ports["plain"]))
         self._fence = 0
         self._ended: asyncio.Future[TwolaneError | None]
-        self.sender = Sender(
+        self.senders = [self._make_sender(), self._make_sender()]
+        self.senders[1].tls = tls
+
+    def _make_sender(self) -> Sender:
+        return Sender(
             self.store,
             codecs(self.store),
             1,
@@ -178,7 +202,11 @@ class Writer:
         return float(self.tell({"cpu": 1})["seconds"]) + time.process_time()
 
     async def transfer(
-        self, transport: pb.Transport.ValueType, step_s: float = 0.0, ahead_every: int = 0
+        self,
+        transport: pb.Transport.ValueType,
+        step_s: float = 0.0,
+        ahead_every: int = 0,
+        secured: bool = False,
     ) -> float:
         """Seconds from the start to the answer to the handover.
 
@@ -186,6 +214,7 @@ class Writer:
             transport: how.
             step_s: length of the step that computes the pages, spent asleep as a host does beside a device.
             ahead_every: layers that go ahead at once while it lasts; 0: all go at its end.
+            secured: by TLS, each side with a certificate.
         """
         self._fence = len(self.page_ids)
         request_id = f"r{time.monotonic_ns()}"
@@ -197,31 +226,34 @@ class Writer:
         }
         self.tell(lease | {"transport": transport})
         self._ended = asyncio.get_running_loop().create_future()
-        self.sender.open(request_id)
+        sender, kind = self.senders[secured], " TLS" if secured else ""
+        sender.open(request_id)
         began = time.perf_counter()
-        self.sender.offer(
+        sender.offer(
             pb.PageOffer(
                 lease=pb.Lease(**lease, transport=transport),
                 page_ids=page_order(self.store.pages.shape[0], 2),
-                address=f"127.0.0.1:{self.ports['grpc']}",
-                stream_address=f"127.0.0.1:{self.ports['stream']}",
+                address=f"127.0.0.1:{self.ports[f'grpc{kind}']}",
+                stream_address=f"127.0.0.1:{self.ports[f'stream{kind}']}",
             )
         )
         for layer in range(1, LAYERS + 1) if step_s else ():
             await asyncio.sleep(step_s / LAYERS)
             if ahead_every and layer % ahead_every == 0:
-                self.sender.advance_layers(request_id, self.page_ids, len(self.page_ids), layer)
-        self.sender.advance(request_id, self.page_ids, len(self.page_ids))
-        self.sender.complete(request_id, len(self.page_ids), [1])
+                sender.advance_layers(request_id, self.page_ids, len(self.page_ids), layer)
+        sender.advance(request_id, self.page_ids, len(self.page_ids))
+        sender.complete(request_id, len(self.page_ids), [1])
         if (error := await self._ended) is not None:
             raise error
         return time.perf_counter() - began
 
     async def close(self) -> None:
         """Ends the owner."""
-        await self.sender.close()
+        for sender in self.senders:
+            await sender.close()
         self.plain.close()
         self.owner.communicate(timeout=20)
+        self._folder.cleanup()
 
     def _read(self) -> dict[str, Any]:
         assert self.owner.stdout is not None
@@ -239,7 +271,7 @@ async def measure(rounds: int, n_pages: int, page_bytes: int, only: Sequence[str
         for name, rate in rates.items():
             before = writer.cpu()
             if name in kinds:
-                seconds = await writer.transfer(kinds[name][0])
+                seconds = await writer.transfer(kinds[name][0], secured=name.endswith("TLS"))
             else:
                 seconds = writer.memcpy() if name == "memcpy" else writer.loopback()
             # The first round pays for mappings and connections.
@@ -251,7 +283,7 @@ async def measure(rounds: int, n_pages: int, page_bytes: int, only: Sequence[str
     for name, each in rates.items():
         line = f"  {name:14} {statistics.median(each):6.2f} GB/s  [{min(each):.2f} to {max(each):.2f}]"
         line += f"  {statistics.median(costs[name]):5.2f} CPU s/GB"
-        if name in kinds:
+        if name in kinds and kinds[name][1] in rates:
             ceiling = kinds[name][1]
             share = statistics.median(mine / top for mine, top in zip(each, rates[ceiling], strict=True))
             line += f"  {share:4.0%} of {ceiling}"
@@ -288,12 +320,14 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], choices=list(KINDS))
     parser.add_argument("--layers", action="store_true", help="measure layers that go ahead instead")
     parser.add_argument("--owner", type=int, nargs=2)
+    parser.add_argument("--tls-dir", type=Path)
     flags = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if flags.owner:
         import uvloop
 
-        uvloop.run(Owner(*flags.owner).serve())
+        pages, size = flags.owner
+        uvloop.run(Owner(pages, size, Tls(flags.tls_dir)).serve())
         return
     n_pages = (flags.mib << 10) // flags.page_kib
     import uvloop

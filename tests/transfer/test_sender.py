@@ -12,6 +12,7 @@ import pytest
 
 from tests.transfer.test_transports import filled_store
 from twolane.core.errors import Cancelled, TwolaneError
+from twolane.rpc.tls import Tls
 from twolane.transfer.landing import ExpectedPages, Landing
 from twolane.transfer.sender import Sender
 from twolane.transfer.stream_server import StreamServer
@@ -29,7 +30,7 @@ TRANSPORTS = [pb.TRANSPORT_GRPC, pb.TRANSPORT_TCP, pb.TRANSPORT_SHARED_MEMORY]
 class Owner(transfer_pb2_grpc.PageTransferServicer):
     """A decode worker's side."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Tls | None = None) -> None:
         self.store = filled_store(2)
         self.handover: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self.abort: asyncio.Future[TwolaneError] = asyncio.get_running_loop().create_future()
@@ -43,7 +44,7 @@ class Owner(transfer_pb2_grpc.PageTransferServicer):
         self.server = grpc.aio.server()
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         transfer_pb2_grpc.add_PageTransferServicer_to_server(self, self.server)
-        self.streams = StreamServer(self.landing)
+        self.streams = StreamServer(self.landing, tls)
         self.stream_port = 0
 
     async def Offer(self, request: pb.PageOffer, context: Any) -> pb.PageOfferAck:

@@ -65,8 +65,12 @@ class PushStream(ABC):
     async def _shut(self) -> None:
         """Lets go of the connection."""
 
+    def _hint(self) -> str:
+        """What may have made the peer close the stream, if more is known."""
+        return ""
+
     async def _run(self) -> None:
-        reason: TwolaneError = WorkerLost(f"the worker at {self.address} closed the page stream")
+        reason: TwolaneError | None = None
         tasks: set[asyncio.Task[None]] = set()
         try:
             await self._open()
@@ -74,6 +78,7 @@ class PushStream(ABC):
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            reason = WorkerLost(f"the worker at {self.address} closed the page stream{self._hint()}")
         except grpc.RpcError as error:
             reason = to_twolane_error(error)
         except OSError as error:
@@ -88,7 +93,7 @@ class PushStream(ABC):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for delivery in self._unfinished:
-                delivery.fail(reason)
+                delivery.fail(reason or WorkerLost(f"the stream to {self.address} was ended here"))
             await self._shut()
 
     async def _write(self) -> None:

@@ -57,6 +57,7 @@ class TcpStream(PushStream):
     def __init__(self, address: str, tls: Tls | None = None) -> None:
         self._socket: socket.socket | None = None
         self._tls = tls
+        self._welcome = False
         self._turn = 0
         super().__init__(address)
 
@@ -108,7 +109,14 @@ class TcpStream(PushStream):
     async def _receive(self) -> pb.PagePushAck | None:
         head = await self._read_exactly(HEAD_BYTES)
         body = None if head is None else await self._read_exactly(int.from_bytes(head, "big"))
-        return None if body is None else pb.PagePushAck.FromString(body)
+        if body is None:
+            return None
+        self._welcome = True
+        return pb.PagePushAck.FromString(body)
+
+    def _hint(self) -> str:
+        # Not every event loop sends the alert that would say so.
+        return "; it may not accept our certificate" if self._tls is not None and not self._welcome else ""
 
     async def _shut(self) -> None:
         if self._socket is not None:
