@@ -29,6 +29,10 @@ from twolane.v1 import broker_pb2, broker_pb2_grpc, worker_pb2
 
 log = logging.getLogger(__name__)
 
+KEEP_MISSING_S = 10.0
+"""How long a worker whose session lives may be missing from a broker's snapshot: one that has just
+started knows a worker only once its next heartbeat was refused and it has registered again."""
+
 
 class Cluster:
     """Workers, their sessions and their prefixes.
@@ -57,6 +61,7 @@ class Cluster:
         self._leaving: set[WorkerSession] = set()
         self._refused: dict[str, str] = {}
         self._refused_infos: dict[str, broker_pb2.WorkerInfo] = {}
+        self._missing: set[WorkerSession] = set()
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -117,9 +122,8 @@ class Cluster:
         """Takes a change, or the snapshot that replaces everything."""
         if event.snapshot:
             present = {info.worker_id for info in event.workers}
-            for worker_id in [*self._sessions, *self._refused]:
-                if worker_id not in present:
-                    self._remove(worker_id)
+            for worker_id in {*self._sessions, *self._refused} - present:
+                self._miss(worker_id)
             self.prefixes.clear()
         for worker_id in event.gone:
             self._remove(worker_id)
@@ -140,6 +144,7 @@ class Cluster:
         same = known is not None and known.info.incarnation == info.incarnation
         if known is not None and same and known.info.address == info.address:
             known.info = info
+            self._missing.discard(known)
             return
         refused_before = self._refused.get(info.worker_id)
         self._remove(info.worker_id)
@@ -157,12 +162,26 @@ class Cluster:
         self._sessions[info.worker_id] = session
         session.start()
 
+    def _miss(self, worker_id: str) -> None:
+        session = self._sessions.get(worker_id)
+        if session is None or not session.accepts:
+            self._remove(worker_id)
+        elif session not in self._missing:
+            self._missing.add(session)
+            asyncio.get_running_loop().call_later(KEEP_MISSING_S, self._drop_missing, session)
+
+    def _drop_missing(self, session: WorkerSession) -> None:
+        if session in self._missing and self._sessions.get(session.worker_id) is session:
+            self._remove(session.worker_id)
+            self._notify()
+
     def _remove(self, worker_id: str) -> None:
         self._refused.pop(worker_id, None)
         self._refused_infos.pop(worker_id, None)
         self.prefixes.drop(worker_id)
         session = self._sessions.pop(worker_id, None)
         if session is not None:
+            self._missing.discard(session)
             self._leaving.add(session)
             session.retire(self._leaving.discard)
         if not self._sessions:
