@@ -10,8 +10,32 @@
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "twolane.operator" .) }}{{ else }}{{ required "serviceAccount.name must name an existing account when serviceAccount.create is false" .Values.serviceAccount.name }}{{ end }}
 {{- end }}
 
+{{- /* Image of what the operator starts. */ -}}
 {{- define "twolane.image" -}}
 {{- if .Values.image.registry }}{{ .Values.image.registry }}/{{ end }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "twolane.operatorImage" -}}
+{{- $tag := .Values.image.operatorTag | default .Values.image.tag | default (printf "%s-control" .Chart.AppVersion) }}
+{{- if .Values.image.registry }}{{ .Values.image.registry }}/{{ end }}{{ .Values.image.repository }}:{{ $tag }}
+{{- end }}
+
+{{- define "twolane.redis" -}}
+{{ include "twolane.name" . }}-redis
+{{- end }}
+
+{{- define "twolane.redisSecret" -}}
+{{ .Values.redis.secretName | default (include "twolane.redis" .) }}
+{{- end }}
+
+{{- define "twolane.redisSelector" -}}
+app.kubernetes.io/name: twolane-redis
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* Whether the operator replaces older definitions. */ -}}
+{{- define "twolane.upgradesDefinitions" -}}
+{{- if and .Values.crds.upgrade (not .Values.watchNamespaces) }}yes{{ end }}
 {{- end }}
 
 {{- define "twolane.selector" -}}
@@ -21,6 +45,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "twolane.labels" -}}
 {{ include "twolane.selector" . }}
+{{ include "twolane.release" . }}
+{{- end }}
+
+{{- define "twolane.release" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}

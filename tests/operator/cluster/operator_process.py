@@ -29,7 +29,7 @@ def chart(namespace: str, *args: str) -> list[Json]:
 
 def operator_kubeconfig(kube: Kube, namespace: str, folder: Path) -> Path:
     """Installs the chart's account and rights for one namespace, and returns that account's kubeconfig."""
-    kinds = ("ServiceAccount", "Role", "RoleBinding")
+    kinds = ("ServiceAccount", "Role", "RoleBinding", "Lease")
     bodies = [
         body
         for body in chart(namespace, "--set", f"watchNamespaces={{{namespace}}}")
@@ -54,13 +54,20 @@ class OperatorProcess:
     """One replica; it works for the namespace of its lease alone, or `everywhere`."""
 
     def __init__(
-        self, kubeconfig: Path, namespace: str, folder: Path, identity: str = "a", *, everywhere: bool = False
+        self,
+        kubeconfig: Path,
+        namespace: str,
+        folder: Path,
+        identity: str = "a",
+        *,
+        everywhere: bool = False,
+        flags: tuple[str, ...] = (),
     ) -> None:
         self.log = folder / f"operator-{identity}.log"
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         self._args = ["--image", IMAGE, "--lease-namespace", namespace]
         self._args += [] if everywhere else ["--namespaces", namespace]
-        self._args += ["--http-port", "0", "--identity", identity, "--resync-s", "20"]
+        self._args += ["--http-port", "0", "--identity", identity, "--resync-s", "20", *flags]
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
