@@ -11,12 +11,12 @@ folder=$(mktemp -d)
 container=
 trap '[ -z "$container" ] || buildah rm "$container" >/dev/null; rm -rf "$folder"' EXIT
 
-debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "$suite" "$folder/root" >"$folder/log" 2>&1 || {
+debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "$suite" "$folder/tree" >"$folder/log" 2>&1 || {
     tail -n 20 "$folder/log" >&2
     exit 1
 }
-rm -rf "$folder"/root/var/cache/apt/archives/*.deb "$folder"/root/var/lib/apt/lists/*
+rm -rf "$folder"/tree/var/cache/apt/archives/*.deb "$folder"/tree/var/lib/apt/lists/*
 container=$(buildah from scratch)
-buildah add --quiet "$container" "$folder/root" /
+buildah add --quiet "$container" "$folder/tree" /
 buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
 buildah commit --quiet "$container" "$name"

@@ -119,22 +119,22 @@ def knowing(kube: Kube) -> Iterator[Kube]:
     kube.kubectl("delete", "namespace", *NAMESPACES, "--wait=false")
 
 
+def _bare(name: str, spec: Json) -> Json:
+    """A pod as its controller would make it; accounts exist once the rest does, which a dry run does not make."""
+    metadata = {"name": name, "namespace": "serving"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {**spec, "serviceAccountName": "default"},
+    }
+
+
 @pytest.mark.parametrize("chosen", COMBINATIONS, ids=range(len(COMBINATIONS)))
 def test_an_api_server_takes_every_object(knowing: Kube, chosen: dict[str, str]) -> None:
     """Server-side dry-run with admission: strict fields, and the pods in a restricted namespace."""
     bodies = _render(chosen)
-    pods = [
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": "serving"},
-            # Claims and accounts exist once the rest does, which a dry run does not make.
-            "spec": {**template["spec"], "serviceAccountName": "default"},
-        }
-        for name, template in _pods(bodies)
-    ]
-    for pod in pods:
-        pod["spec"].pop("priorityClassName", None)
+    pods = [_bare(name, template["spec"]) for name, template in _pods(bodies)]
     text = yaml.safe_dump_all([*bodies, *pods])
     knowing.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename", "-", text=text)
 
@@ -142,11 +142,9 @@ def test_an_api_server_takes_every_object(knowing: Kube, chosen: dict[str, str])
 def test_an_api_server_refuses_what_is_wrong(knowing: Kube) -> None:
     """The dry run above must be able to fail: a field that does not exist, a pod that runs as root."""
     [deployment] = [body for body in _render({}) if body["kind"] == "Deployment"]
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "serving"}}
-    root = copy.deepcopy(deployment["spec"]["template"]["spec"])
-    root |= {"serviceAccountName": "default", "securityContext": {}}
+    root = _bare("p", {**copy.deepcopy(deployment["spec"]["template"]["spec"]), "securityContext": {}})
     deployment["spec"]["template"]["spec"]["containers"][0]["imagee"] = "x"
-    for body, words in ((deployment, "imagee"), ({**pod, "spec": root}, "violates PodSecurity")):
+    for body, words in ((deployment, "imagee"), (root, "violates PodSecurity")):
         with pytest.raises(Refused, match=words):
             knowing.kubectl(
                 "apply", "--dry-run=server", "--validate=strict", "--filename", "-", text=yaml.safe_dump(body)

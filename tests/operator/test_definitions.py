@@ -52,11 +52,11 @@ async def _upgrade(server: Definitions, folder: Path = CRDS) -> None:
 def test_an_older_definition_is_replaced_as_it_was_seen() -> None:
     """With the version it was read at, so that nobody's change is lost, and once only."""
     old = _installed({"a": 1}, version="0.0.9", applied="x", other="kept")
-    body = successor(old, {"spec": {"a": 2}}, "0.1.0")
+    body = successor(old, {"spec": {"a": 2}}, "0.2.0")
     assert body is not None
     assert (body["spec"], body["metadata"]["resourceVersion"]) == ({"a": 2}, "7")
     assert body["metadata"]["annotations"]["serving.twolane.dev/other"] == "kept"
-    assert successor(body, {"spec": {"a": 2}}, "0.1.0") is None
+    assert successor(body, {"spec": {"a": 2}}, "0.2.0") is None
 
 
 def test_a_newer_definition_stays() -> None:
