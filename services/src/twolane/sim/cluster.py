@@ -26,6 +26,7 @@ from twolane.sim.profile_file import profile_by_name
 from twolane.sim.request import SimRequest
 from twolane.sim.routing import Router
 from twolane.sim.settings import Failure, SimSettings
+from twolane.sim.tally import Tally
 from twolane.sim.worker import SimWorker
 from twolane.workload.traces import TraceRequest
 
@@ -49,14 +50,17 @@ class Simulation:
         decode_policy = decode_by_name(settings.decode_policy, settings.decode)
         noise = noise_source(np.random.default_rng([settings.seed, 1]), settings.step_noise)
         max_output = settings.decode.max_output_tokens
+        self.tally = Tally()
         self.workers: list[SimWorker] = []
-        for index in range(settings.prefill_workers + settings.decode_workers):
+        for index in range(settings.worker_count):
             prefill = PrefillSide(self.events, self.profile, policy, settings.prefill, noise)
             decode = DecodeSide(self.events, self.profile, decode_policy, settings.max_rows, max_output)
             prefill.host = decode.host = self
-            prefill.index = decode.index = index
-            group = Group.BOTH if index < settings.prefill_workers else Group.DECODE
-            self.workers.append(SimWorker(index, group, prefill, decode))
+            prefill.tally = decode.tally = self.tally
+            is_mixed = index < settings.mixed_workers
+            is_decode = not is_mixed and index >= settings.prefill_workers
+            group = Group.DECODE if is_decode else Group.BOTH
+            self.workers.append(SimWorker(index, group, prefill, decode, is_mixed))
         self.router = Router(rng, settings.prefill_policy in SHORT_FIRST)
         self.placing = self._live_placement() if settings.placement else None
         self.requests = self._requests(trace, rng)
@@ -71,6 +75,8 @@ class Simulation:
         events, settings = self.events, self.settings
         for failure in settings.failures:
             events.at(failure.at_s, self._fail, failure)
+        for abort in settings.aborts:
+            events.at(abort.at_s, self._abort, abort.request)
         if settings.roles:
             events.at(settings.role_period_s, self._roles)
         events.at(0.0, self._sample)
@@ -117,10 +123,15 @@ class Simulation:
         self._next += 1
         if self._next < len(self.requests):
             self.events.at(self.requests[self._next].arrival_s, self._arrive)
-        self._place(request)
+        if self.profile.arrival_s > 0.0:
+            self.events.at(self.events.now_s + self.profile.arrival_s, self._place, request)
+        else:
+            self._place(request)
 
     def _place(self, request: SimRequest) -> None:
         """Sends a request to a prefill and a decode worker, or tries again when none is up."""
+        if request.aborted:
+            return
         lane = lane_of(request.uncached_tokens, self.workers[0].prefill.boundary_tokens)
         found = self._routed(request, lane)
         if found is None:
@@ -132,41 +143,46 @@ class Simulation:
         request.promised_tokens = request.prompt_tokens
         target.promised_tokens += request.promised_tokens
         request.prefilled = False
+        request.queued_s = self.events.now_s
         self.groups.note_prompt(lane, request)
+        # Both halves are submitted at once: pages are reserved while the prompt waits and is computed.
+        if not request.skips and request.generated_tokens + 1 < request.output_tokens:
+            target.decode.offer(request)
         worker.prefill.add(request)
 
     def _routed(self, request: SimRequest, lane: Lane) -> tuple[SimWorker, SimWorker] | None:
         """The prefill and the decode worker; the same one when the prompt skips disaggregation."""
         if self.placing is not None:
             return self.placing.place(self.events.now_s, request, self.workers)
-        candidates, targets = self.groups.prefill_workers(lane), self.groups.decode_workers()
-        if not candidates or not targets:
+        candidates = self.groups.prefill_workers(lane)
+        if not candidates:
+            return None
+        if self.settings.mixed_workers:
+            worker = self.router.mixed(candidates)
+            return worker, worker
+        targets = self.groups.decode_workers()
+        if not targets:
             return None
         worker, target = self.router.prefill(candidates, lane), self.router.decode(targets)
         if self.settings.skip_disaggregation and self.groups.skip_pays(request, worker, target):
             worker = target
         return worker, target
 
-    # Prefill host
-
-    def prefill_started(self, request: SimRequest) -> None:
-        """Reserves decode pages while the prompt is computed; a worker that died or drains is replaced."""
-        target = self.workers[request.target]
-        if not target.alive or target.going_to is not None or target.group is not Group.DECODE:
-            self._retarget(request)
-        if request.generated_tokens + 1 < request.output_tokens:
-            self.workers[request.target].decode.offer(request)
-
-    def _retarget(self, request: SimRequest) -> None:
-        target = self.router.decode(self.groups.decode_workers() or self.workers)
+    def _abort(self, index: int) -> None:
+        """The client is gone: both workers let go of the request."""
+        request = self.requests[index]
+        if request.aborted or request.generated_tokens >= request.output_tokens:
+            return
+        request.aborted = True
+        self._open -= 1
+        self._ended_s = self.events.now_s
+        if request.source < 0:
+            return
         self.workers[request.target].promised_tokens -= request.promised_tokens
-        target.promised_tokens += request.promised_tokens
-        request.target = target.index
-        request.skips = request.skips and request.source == target.index
+        self.workers[request.target].decode.cancel(request)
+        self.workers[request.source].prefill.remove(request.name)
 
-    def prefill_batch(self, side: PrefillSide, seconds: float) -> None:
-        """A batch on a worker that decodes holds its decode steps up."""
-        self.workers[side.index].decode.stall(seconds)
+    # Prefill host
 
     def prefill_finished(self, request: SimRequest, side: PrefillSide) -> None:
         """Gives the first token to the client and the pages to the decode worker."""
@@ -178,37 +194,54 @@ class Simulation:
         request.generated_tokens += 1
         request.token_clock_s = request.last_token_s = now_s
         request.prefilled = True
+        worker = self.workers[side.index]
         if request.generated_tokens >= request.output_tokens:
+            worker.decode.give_back(request.name)
             self.decode_finished(request)
-        elif request.name in self.workers[request.target].decode.holders:
-            self._send(request, side.egress_free_s)
-        if self.workers[side.index].going_to is not None:
-            self.events.at(now_s, self.groups.settle, self.workers[side.index])
+        elif request.target == side.index:
+            worker.decode.stay(request)
+        else:
+            worker.decode.pages.pin(request.name)
+            if request.name in self.workers[request.target].decode.holders:
+                self._send(request, side.egress_free_s)
+        if worker.going_to is not None:
+            self.events.at(now_s, self.groups.settle, worker)
 
     def prefill_idle(self, side: PrefillSide) -> None:
         """A drained worker changes its group."""
         self.groups.settle(self.workers[side.index])
 
+    def offered(self, request: SimRequest) -> bool:
+        """Whether a prompt's pages can leave its worker, or stay there."""
+        return request.source == request.target or request.name in self.workers[request.target].decode.holders
+
     # Decode host
 
     def decode_admitted(self, request: SimRequest, side: DecodeSide) -> None:
-        """Pages are reserved: sends what is computed, or computes again what a preemption lost."""
-        if not request.prefilled:
-            return
-        if request.recompute:
-            request.recompute = False
-            seconds = self.profile.prefill_s(((request.prompt_tokens, 0),))
-            side.stall(seconds)
-            self.events.at(self.events.now_s + seconds, side.landed, (request, request.lease))
-            return
+        """Pages are reserved: what is computed is sent; what was held back may be computed."""
         source = self.workers[request.source].prefill
+        if not request.prefilled:
+            if self.workers[request.source].decode.pages.pinned_tokens > 0:
+                source.decide()
+            return
         link_s = self.profile.transfer_s(request.prompt_tokens)
         source.egress_free_s = max(source.egress_free_s, self.events.now_s) + link_s
         self._send(request, source.egress_free_s)
 
     def _send(self, request: SimRequest, sent_s: float) -> None:
-        ready_s = self.events.now_s if request.skips else sent_s + self.profile.transfer_latency_s
-        self.events.at(ready_s, self.workers[request.target].decode.landed, (request, request.lease))
+        self.events.at(sent_s + self.profile.transfer_latency_s, self._landed, (request, request.lease))
+
+    def _landed(self, arrival: tuple[SimRequest, int]) -> None:
+        """Pages are at their decode worker: those at the prefill worker are free."""
+        request, lease = arrival
+        if lease == request.lease and not request.aborted:
+            self.workers[request.source].decode.give_back(request.name)
+            self.workers[request.target].decode.landed(arrival)
+
+    def decode_preempted(self, request: SimRequest, side: DecodeSide) -> None:
+        """Computes what was lost again, on this worker, ahead of other prompts."""
+        request.restart()
+        self.workers[side.index].prefill.add(request, front=True)
 
     def decode_finished(self, request: SimRequest) -> None:
         """Counts the request off."""
@@ -232,29 +265,29 @@ class Simulation:
         self.groups.changed()
         self.events.at(self.events.now_s + failure.down_s, self._recover, worker)
         lost = {request.name: request for request in chain(worker.prefill.fail(), worker.decode.fail())}
-        waiting_transfer = [
-            request
-            for request in self.requests[: self._next]
-            if request.source == worker.index and request.prefilled and not self._decodes(request)
-        ]
-        lost |= {request.name: request for request in waiting_transfer}
+        for request in self.requests[: self._next]:
+            elsewhere = request.source == worker.index and request.prefilled and not self._decodes(request)
+            if elsewhere:
+                lost[request.name] = request
         for request in lost.values():
-            self._replay(request)
+            if not request.aborted:
+                self._replay(request)
 
     def _decodes(self, request: SimRequest) -> bool:
         target = self.workers[request.target].decode
-        ended = request.generated_tokens >= request.output_tokens
-        return ended or request.name in target.running
+        ended = request.generated_tokens >= request.output_tokens or request.aborted
+        return ended or request.name in target.running or request in target.joining
 
     def _replay(self, request: SimRequest) -> None:
         """Starts a request again elsewhere, from its prompt and the tokens already sent."""
         self.workers[request.source].prefill.remove(request.name)
+        self.workers[request.target].prefill.remove(request.name)
         self.workers[request.target].decode.cancel(request)
         self.workers[request.target].promised_tokens -= request.promised_tokens
         request.lease += 1
         request.replays += 1
-        request.cached_tokens = request.promised_tokens = 0
-        request.recompute = request.prefilled = False
+        request.promised_tokens = 0
+        request.restart()
         self._place(request)
 
     def _recover(self, worker: SimWorker) -> None:

@@ -1,21 +1,27 @@
 """The decode half of a simulated worker: a continuous batch, fast-forwarded between changes.
 
 Between two changes of its rows every step is a little longer than the last by a constant, so a run of
-steps has a closed form and costs one event. Rows join and leave only between steps.
+steps has a closed form and costs one event. Rows join and leave only between steps. Keeps the books of the
+worker's pages, of prompts too; with prompts waiting every step is played, and may carry some of them.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twolane.policies.decode import DecodePolicy, DecodeRow, DecodeView, FinishedAnswer
+from twolane.sim.decode_rows import Rows
 from twolane.sim.events import EventQueue
 from twolane.sim.profile import EngineProfile
+from twolane.sim.prompt_pages import PromptPages
 from twolane.sim.request import SimRequest
+from twolane.sim.step_gaps import StepGaps
+from twolane.sim.tally import Tally
+
+if TYPE_CHECKING:
+    from twolane.sim.prefill_side import PrefillSide
 
 
 class DecodeHost(Protocol):
@@ -24,6 +30,9 @@ class DecodeHost(Protocol):
     def decode_admitted(self, request: SimRequest, side: DecodeSide) -> None:
         """Pages are reserved."""
 
+    def decode_preempted(self, request: SimRequest, side: DecodeSide) -> None:
+        """A row lost its pages: its tokens must be computed again on this worker."""
+
     def decode_finished(self, request: SimRequest) -> None:
         """The answer is complete."""
 
@@ -31,70 +40,57 @@ class DecodeHost(Protocol):
         """No row is left and none waits."""
 
 
-class Rows(Sequence[DecodeRow]):
-    """A view of requests as policy rows, built only when a policy looks."""
-
-    __slots__ = ("_requests", "_side")
-
-    def __init__(self, requests: Sequence[SimRequest], side: DecodeSide) -> None:
-        self._requests = requests
-        self._side = side
-
-    def __len__(self) -> int:
-        return len(self._requests)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self._side.row_of(request) for request in self._requests[index]]
-        return self._side.row_of(self._requests[index])
-
-    def __iter__(self) -> Iterator[DecodeRow]:
-        row_of = self._side.row_of
-        return (row_of(request) for request in self._requests)
-
-
 class DecodeSide:
-    """Batch, reservations and admission of one worker."""
+    """Batch, reservations and admission of one worker.
+
+    Attributes:
+        waiting: requests that have no pages yet.
+        holders: requests with pages, reserved (in transfer) or running, in order of admission.
+        running: those whose answers grow, in the order in which they joined.
+        joining: those that join at the next step.
+        left_tokens: answer tokens that the holders may still generate at most.
+        pages: those of prompts.
+    """
 
     def __init__(
         self, events: EventQueue, profile: EngineProfile, policy: DecodePolicy, max_rows: int, max_tokens: int
     ) -> None:
         self.host: DecodeHost | None = None
+        self.prompts: PrefillSide | None = None
+        self.tally = Tally()
         self.index = 0
         self.waiting: list[SimRequest] = []
-        # Requests with pages: reserved (in transfer) or running, in order of admission.
         self.holders: dict[str, SimRequest] = {}
         self.running: dict[str, SimRequest] = {}
+        self.joining: list[SimRequest] = []
         self.memory: Any = None
         self.steps = 0
-        self.held_tokens = 0
-        self.reserved_tokens = 0
-        # Answer tokens that the holders may still generate at most.
-        self.left_tokens = 0
+        self.held_tokens = self.reserved_tokens = self.left_tokens = 0
+        self.pages = PromptPages()
         self.preemptions = 0
         self.busy_s = 0.0
+        self.is_settling = False
         self._events = events
         self._profile = profile
         self._policy = policy
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         self._finished: list[FinishedAnswer] = []
-        self._joining: list[SimRequest] = []
+        self._leaving: list[SimRequest] = []
         self._ends: list[tuple[int, int, int, SimRequest]] = []
         self._segment_start_s = 0.0
         self._constant_s = 0.0
         self._planned = 0
         self._version = 0
         self._cut_pending = False
-        self._stall_s = 0.0
+        self._mixed = False
         self._segment = 0
-        self._gap_segments: list[int] = []
-        self._gap_values: list[float] = []
+        self._gaps = StepGaps()
 
     @property
     def used_tokens(self) -> int:
         """Tokens of all pages in use or reserved, as of the last change."""
-        return self.held_tokens + self.reserved_tokens
+        return self.held_tokens + self.reserved_tokens + self.pages.taken_tokens
 
     @property
     def is_empty(self) -> bool:
@@ -107,8 +103,26 @@ class DecodeSide:
         held = request.prompt_tokens + 1 + done - request.generated_tokens
         return DecodeRow(request.name, held, done, self._max_tokens, request.draw)
 
+    # Pages of prompts
+
+    def take(self, name: str, tokens: int) -> bool:
+        """Takes pages for a prompt that begins here; False when there are too few."""
+        if tokens > self._profile.capacity_tokens - self.used_tokens:
+            return False
+        self.pages.take(name, tokens)
+        return True
+
+    def give_back(self, name: str) -> None:
+        """Frees the pages of a prompt, if it has any; others may now go on."""
+        if self.pages.free(name):
+            self.admit()
+            if self.prompts is not None:
+                self.prompts.decide()
+
+    # Requests that come and go
+
     def offer(self, request: SimRequest) -> None:
-        """Asks for pages."""
+        """Asks for pages for a prompt that another worker computes."""
         self.waiting.append(request)
         self.admit()
 
@@ -118,22 +132,31 @@ class DecodeSide:
         Pages under an older lease than the request's are ignored.
         """
         request, lease = arrival
-        if lease != request.lease or self.holders.get(request.name) is not request:
-            return
-        self._joining.append(request)
-        if not self.running:
-            self._begin()
-        elif not self._cut_pending:
-            self._cut()
+        if lease == request.lease and self.holders.get(request.name) is request:
+            self._join_soon(request)
+
+    def stay(self, request: SimRequest) -> None:
+        """A prompt that was computed here goes on here, in the pages that it has."""
+        self.pages.free(request.name)
+        self.holders[request.name] = request
+        self.left_tokens += self._most_left(request)
+        self.reserved_tokens += request.prompt_tokens + 1
+        self._join_soon(request)
+
+    def _join_soon(self, request: SimRequest) -> None:
+        self.joining.append(request)
+        if self.running:
+            self.cut()
+        elif not self.is_settling and not (self.prompts is not None and self.prompts.is_busy):
+            self.begin()
 
     def cancel(self, request: SimRequest) -> None:
-        """Frees a request's pages or place in the queue, wherever it is."""
+        """Frees a request's pages or place in the queue, wherever it is; a step that runs goes on."""
         if request in self.waiting:
             self.waiting.remove(request)
         elif request.name in self.running:
-            self._catch_up()
-            self._drop(request)
-            self._begin()
+            self._leaving.append(request)
+            self.cut()
         elif request.name in self.holders:
             self._unreserve(request)
             self.admit()
@@ -144,13 +167,11 @@ class DecodeSide:
         lost = [*self.holders.values(), *self.waiting]
         for request in list(self.running.values()):
             self._drop(request)
-        self.holders.clear()
-        self.waiting.clear()
-        self._joining.clear()
-        self._ends.clear()
+        for kept in (self.holders, self.waiting, self.joining, self._ends, self._leaving, self.pages):
+            kept.clear()
         self.held_tokens = self.reserved_tokens = self.left_tokens = 0
         self._version += 1
-        self._cut_pending = False
+        self._cut_pending = self._mixed = False
         self.memory = None
         return lost
 
@@ -158,28 +179,27 @@ class DecodeSide:
         """Lets the policy reserve pages for waiting requests."""
         if not self.waiting:
             return
-        self._decide(preempt_only=False)
-
-    def _decide(self, *, preempt_only: bool) -> None:
         view = DecodeView(
             rows=Rows(list(self.holders.values()), self),
-            waiting=() if preempt_only else Rows(self.waiting, self),
+            waiting=Rows(self.waiting, self),
             capacity_tokens=self._profile.capacity_tokens,
             max_rows=self._max_rows,
+            other_tokens=self.pages.taken_tokens,
             finished=tuple(self._finished),
             memory=self.memory,
-            held_tokens=self.used_tokens,
+            held_tokens=self.held_tokens + self.reserved_tokens,
             left_tokens=self.left_tokens,
         )
         self._finished.clear()
         decision = self._policy.decide(self._events.now_s, view)
         self.memory = decision.memory
-        for name in decision.preempt:
-            self._preempt(self.holders[name])
         for name in decision.admit:
-            request = self.waiting.pop(0)
+            request = self.waiting[0]
             if request.name != name:
                 raise RuntimeError(f"policy {self._policy.name} admitted out of order")
+            if request.prompt_tokens + 1 > self._profile.capacity_tokens - self.used_tokens:
+                return
+            self.waiting.pop(0)
             request.lease += 1
             self.holders[name] = request
             self.left_tokens += self._most_left(request)
@@ -188,34 +208,24 @@ class DecodeSide:
                 self.host.decode_admitted(request, self)
 
     def _preempt(self, request: SimRequest) -> None:
-        """Takes the pages away; what was generated is computed again, on this worker, once admitted."""
         self.preemptions += 1
-        if request.name in self.running:
-            self._drop(request)
-            request.recompute = True
-            request.replays += 1
-        else:
-            self._unreserve(request)
-        self.waiting.insert(0, request)
+        self._drop(request)
+        request.replays += 1
+        if self.host is not None:
+            self.host.decode_preempted(request, self)
 
     def _unreserve(self, request: SimRequest) -> None:
-        """Gives the pages of a row in transfer back."""
+        """Gives the pages of a row that has not joined back."""
         del self.holders[request.name]
         self.reserved_tokens -= request.prompt_tokens + 1
         self.left_tokens -= self._most_left(request)
-        self._joining = [other for other in self._joining if other is not request]
-
-    def stall(self, seconds: float) -> None:
-        """Delays the next step, for a prompt computed on this worker; nothing to delay without rows."""
-        if not self.running:
-            return
-        self._stall_s += seconds
-        if not self._cut_pending:
-            self._cut()
+        self.joining = [other for other in self.joining if other is not request]
 
     def _most_left(self, request: SimRequest) -> int:
         """Tokens that a request may generate here at most; its prefill gives one of its answer."""
         return self._max_tokens - request.generated_tokens - (0 if request.prefilled else 1)
+
+    # Steps
 
     def _done(self, request: SimRequest) -> int:
         """Answer tokens of a running row, at the last finished step."""
@@ -227,21 +237,21 @@ class DecodeSide:
         read = self._profile.decode_read_s
         return count * (self._constant_s + read * (self.held_tokens + rows * (count - 1) / 2.0))
 
-    def _cut(self) -> None:
-        """Ends the segment at the next step boundary, for rows to join."""
-        elapsed_s = self._events.now_s - self._segment_start_s
-        rows, read = len(self.running), self._profile.decode_read_s
-        slope = read * rows / 2.0
-        first = self._constant_s + read * self.held_tokens - slope
-        count = math.ceil(
-            (math.sqrt(first * first + 4.0 * slope * max(0.0, elapsed_s)) - first) / (2.0 * slope)
-        )
-        count = max(1, count)
-        if count >= self._planned:
-            self._cut_pending = True
+    def cut(self) -> None:
+        """Ends the segment at the next step boundary, for rows or prompts to join or leave."""
+        if self._cut_pending or self.is_settling or not self.running:
             return
-        self._plan(count)
         self._cut_pending = True
+        elapsed_s = self._events.now_s - self._segment_start_s
+        slope = self._profile.decode_read_s * len(self.running) / 2.0
+        first = self._constant_s + self._profile.decode_read_s * self.held_tokens - slope
+        if slope > 0.0:
+            root = math.sqrt(first * first + 4.0 * slope * max(0.0, elapsed_s))
+            count = math.ceil((root - first) / (2.0 * slope))
+        else:
+            count = math.ceil(elapsed_s / first)
+        if max(1, count) < self._planned:
+            self._plan(max(1, count))
 
     def _plan(self, count: int) -> None:
         self._planned = count
@@ -251,8 +261,11 @@ class DecodeSide:
     def _boundary(self, version: int) -> None:
         if version != self._version:
             return
+        self.is_settling = True
         self._advance(self._planned)
-        self._begin()
+        if self._mixed and self.prompts is not None:
+            self.prompts.settle()
+        self.begin()
 
     def _catch_up(self) -> None:
         """Counts the whole steps done so far, before an unplanned change."""
@@ -271,28 +284,24 @@ class DecodeSide:
             return
         seconds = self._steps_s(count)
         last_s = seconds - self._steps_s(count - 1)
-        self.busy_s += seconds
+        if not self._mixed:
+            self.busy_s += seconds
         self.steps += count
         self._segment_start_s += seconds
         self.held_tokens += rows * count
         self.left_tokens -= rows * count
-        self._note_gap(last_s)
+        self._gaps.note(self._segment, last_s)
         while self._ends and self._ends[0][0] <= self.steps:
             _, _, segment, request = heappop(self._ends)
             if self.running.get(request.name) is request and segment == request.joined_segment:
                 self._complete(request)
 
-    def _note_gap(self, seconds: float) -> None:
-        """Remembers the longest step of the segment; only later maxima can matter."""
-        while self._gap_values and self._gap_values[-1] <= seconds:
-            self._gap_values.pop()
-            self._gap_segments.pop()
-        self._gap_values.append(seconds)
-        self._gap_segments.append(self._segment)
-
     def _complete(self, request: SimRequest) -> None:
         self._drop(request)
         request.last_token_s = self._segment_start_s
+        if request in self._leaving:
+            self._leaving.remove(request)
+            return
         self._finished.append(FinishedAnswer(request.generated_tokens))
         if self.host is not None:
             self.host.decode_finished(request)
@@ -306,47 +315,67 @@ class DecodeSide:
         request.prompt_tokens += grown
         request.generated_tokens = done
         request.token_clock_s = self._segment_start_s
-        position = bisect_left(self._gap_segments, request.joined_segment)
-        if grown > 0 and position < len(self._gap_values):
-            request.worst_gap_s = max(request.worst_gap_s, self._gap_values[position])
+        if grown > 0:
+            request.worst_gap_s = max(request.worst_gap_s, self._gaps.since(request.joined_segment))
         del self.running[request.name]
         del self.holders[request.name]
+        self.tally.decoding -= 1
 
-    def _begin(self) -> None:
-        """Starts a segment now: joins what landed, makes room, plans to the next end."""
+    def begin(self) -> None:
+        """Starts a step or a run of steps now: joins what landed, makes room, takes prompts along."""
+        self.is_settling = True
         self._version += 1
-        self._cut_pending = False
+        self._cut_pending = self._mixed = False
         self._segment += 1
-        now_s = self._events.now_s
-        self._segment_start_s = now_s + self._stall_s
-        stalled_s, self._stall_s = self._stall_s, 0.0
-        self._join()
-        capacity = self._profile.capacity_tokens
-        if self.used_tokens + len(self.running) > capacity and len(self.holders) > 1:
-            self._decide(preempt_only=True)
+        self._segment_start_s = self._events.now_s
+        for request in self._leaving:
+            if request.name in self.running:
+                self._drop(request)
+        self._leaving.clear()
         self.admit()
+        self._join()
+        self._make_room()
+        prompts = self.prompts
+        chunks = prompts.choose() if prompts is not None and prompts.prompts else ()
+        self.is_settling = False
         rows = len(self.running)
-        if rows == 0:
-            if self.is_empty and self.host is not None:
-                self.host.decode_idle(self)
-            return
-        if stalled_s > 0.0:
-            self._note_gap(stalled_s + self._profile.decode_constant_s(rows))
-        self._constant_s = self._profile.decode_constant_s(rows)
-        left = self._ends_at() - self.steps
-        room = max(1, (capacity - self.used_tokens) // rows)
-        self._plan(max(1, min(left, room)))
+        if rows:
+            self._constant_s = self._profile.decode_constant_s(rows)
+        if prompts is not None and chunks and rows:
+            seconds = prompts.begin(chunks, rows, self.held_tokens)
+            self._constant_s = seconds - self._profile.decode_read_s * self.held_tokens
+            self._mixed = True
+            self._plan(1)
+        elif prompts is not None and chunks:
+            prompts.run_alone(chunks)
+        elif rows:
+            # The policy of the prompts that wait is asked before every step.
+            self._plan(1 if prompts is not None and prompts.prompts else self._steps_to_change(rows))
+        elif self.is_empty and self.host is not None:
+            self.host.decode_idle(self)
 
-    def _ends_at(self) -> int:
-        """Step count at which the next row ends; drops entries of rows that left."""
+    def _make_room(self) -> None:
+        """Takes pages from the rows that joined last until every other one can grow by a token."""
+        capacity = self._profile.capacity_tokens
+        while self.used_tokens + len(self.running) > capacity and self.running:
+            if len(self.running) == 1 and self.used_tokens == self.held_tokens:
+                return
+            self._preempt(next(reversed(self.running.values())))
+
+    def _steps_to_change(self, rows: int) -> int:
+        """Steps until a row ends or memory is full; drops entries of rows that left."""
         while True:
             step, _, segment, request = self._ends[0]
             if self.running.get(request.name) is request and segment == request.joined_segment:
-                return step
+                break
             heappop(self._ends)
+        room = max(1, (self._profile.capacity_tokens - self.used_tokens) // rows)
+        return max(1, min(step - self.steps, room))
 
     def _join(self) -> None:
-        for request in self._joining:
+        room = self._max_rows - len(self.running)
+        joining, self.joining = self.joining[:room], self.joining[room:]
+        for request in joining:
             self.reserved_tokens -= request.prompt_tokens + 1
             self.held_tokens += request.prompt_tokens + 1
             self.running[request.name] = request
@@ -354,10 +383,10 @@ class DecodeSide:
             request.joined_segment = self._segment
             left = request.output_tokens - request.generated_tokens
             heappush(self._ends, (self.steps + left, request.index, self._segment, request))
-        if self._joining:
+        if joining:
+            self.tally.decoding += len(joining)
             rows = len(self.running)
             step_s = self._profile.decode_constant_s(rows) + self._profile.decode_read_s * self.held_tokens
-            for request in self._joining:
+            for request in joining:
                 first_gap_s = self._segment_start_s + step_s - request.token_clock_s
                 request.worst_gap_s = max(request.worst_gap_s, first_gap_s)
-            self._joining.clear()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twolane.core.request import Lane
 from twolane.policies.roles import Group
 from twolane.workload.latency import ClassSummary, LatencyColumns, SloLimits, summarize
 
@@ -29,20 +28,16 @@ class TimeLine:
 
     def sample(self, simulation: Simulation) -> None:
         """Adds the state of now."""
-        waiting = {Lane.SHORT: 0, Lane.LONG: 0}
-        groups = dict.fromkeys(Group, 0)
-        decoding = 0
+        counts = dict.fromkeys(self.roles, 0)
         for worker in simulation.workers:
-            groups[worker.group] += 1
-            decoding += len(worker.decode.running)
-            for prompt in worker.prefill.prompts.values():
-                waiting[prompt.lane] += 1
+            counts[worker.group.value] += 1
+        tally = simulation.tally
         self.time_s.append(simulation.events.now_s)
-        self.queued["short"].append(waiting[Lane.SHORT])
-        self.queued["long"].append(waiting[Lane.LONG])
-        self.decoding.append(decoding)
-        for group, count in groups.items():
-            self.roles[group.value].append(count)
+        self.queued["short"].append(tally.short)
+        self.queued["long"].append(tally.long)
+        self.decoding.append(tally.decoding)
+        for name, count in counts.items():
+            self.roles[name].append(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +64,11 @@ class SimOutcome:
 def outcome_of(simulation: Simulation) -> SimOutcome:
     """Collects the results once every request has ended."""
     settings = simulation.settings
-    counted = [request for request in simulation.requests if request.arrival_s >= settings.warmup_s]
+    counted = [
+        request
+        for request in simulation.requests
+        if request.arrival_s >= settings.warmup_s and not request.aborted
+    ]
     duration_s = max(1e-09, counted[-1].arrival_s - settings.warmup_s) if counted else 1.0
     first = np.array([request.first_token_s for request in counted], dtype=np.float64)
     last = np.array([request.last_token_s for request in counted], dtype=np.float64)
@@ -78,7 +77,7 @@ def outcome_of(simulation: Simulation) -> SimOutcome:
     columns = LatencyColumns(
         classes=CLASSES,
         class_index=np.array([0 if request.is_short else 1 for request in counted], dtype=np.int64),
-        ttft_s=first - arrival,
+        ttft_s=first - arrival + simulation.profile.reply_s,
         tpot_s=np.where(further > 0, (last - first) / np.maximum(further, 1.0), np.nan),
         worst_gap_s=np.array([request.worst_gap_s for request in counted], dtype=np.float64),
         done=~np.isnan(last),

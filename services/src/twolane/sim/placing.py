@@ -83,10 +83,10 @@ class Placing:
 
     def _seen(self, worker: SimWorker, request: SimRequest) -> PlacementWorker:
         prefill, decode = worker.prefill, worker.decode
-        waiting_s = {lane: prefill.backlog_s[lane] for lane in Lane}
+        waiting_s = {Lane.SHORT: prefill.short_backlog_s, Lane.LONG: prefill.long_backlog_s}
         return PlacementWorker(
             worker_id=str(worker.index),
-            role=Role.DECODE if worker.group is Group.DECODE else Role.PREFILL,
+            role=_role(worker),
             lane=LANES.get(worker.group),
             draining=worker.going_to is not None,
             cached_tokens=request.cached_tokens,
@@ -100,3 +100,9 @@ class Placing:
             decode_cost=self._decode_cost,
             held_tokens=decode.held_tokens,
         )
+
+
+def _role(worker: SimWorker) -> Role:
+    if worker.is_mixed:
+        return Role.MIXED
+    return Role.DECODE if worker.group is Group.DECODE else Role.PREFILL

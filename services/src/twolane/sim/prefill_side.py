@@ -1,4 +1,8 @@
-"""The prefill half of a simulated worker: a queue under the live policy, one batch at a time."""
+"""The prefill half of a simulated worker: a queue under the live policy, one batch at a time.
+
+It decides when the worker's step loop would: at arrivals while nothing runs, at the end of every step, and
+when pages or offers come free. On a worker that decodes, steps carry both (see decode_side).
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,19 @@ from twolane.core.request import Lane
 from twolane.policies.lanes import FitsBoundary, lane_of
 from twolane.policies.prefill import Chunk, PrefillDecision, PrefillPolicy, PrefillView, WaitingPrefill
 from twolane.policies.settings import PrefillSettings
+from twolane.sim.decode_side import DecodeSide
 from twolane.sim.events import EventQueue
 from twolane.sim.profile import EngineProfile
 from twolane.sim.request import SimRequest
+from twolane.sim.tally import Tally
+
+# Above this share of pages in completed prompts that wait for their transfer, only prompts are computed
+# whose pages can leave: as the workers' max_pinned_share.
+PINNED_SHARE = 0.5
 
 
 class PrefillHost(Protocol):
     """What the cluster does when prompts advance."""
-
-    def prefill_started(self, request: SimRequest) -> None:
-        """The first chunk of a prompt begins."""
-
-    def prefill_batch(self, side: PrefillSide, seconds: float) -> None:
-        """A batch begins that takes so long."""
 
     def prefill_finished(self, request: SimRequest, side: PrefillSide) -> None:
         """The prompt is computed and its first token sampled."""
@@ -31,9 +35,17 @@ class PrefillHost(Protocol):
     def prefill_idle(self, side: PrefillSide) -> None:
         """Nothing waits any more."""
 
+    def offered(self, request: SimRequest) -> bool:
+        """Whether the pages of a prompt can leave once it is computed, or stay here."""
+
 
 class PrefillSide:
-    """Queue, policy memory and the running batch of one worker."""
+    """Queue, policy memory and the running batch of one worker.
+
+    Attributes:
+        answers: the decode half of the worker, which keeps the books of its pages.
+        short_backlog_s, long_backlog_s: seconds of queued work by the profile, for routing.
+    """
 
     def __init__(
         self,
@@ -44,13 +56,14 @@ class PrefillSide:
         noise: Callable[[], float],
     ) -> None:
         self.host: PrefillHost | None = None
+        self.answers: DecodeSide | None = None
+        self.tally = Tally()
         self.index = 0
         self.requests: dict[str, SimRequest] = {}
         self.prompts: dict[str, WaitingPrefill] = {}
         self.memory: Any = None
         self.boundary_tokens = settings.short_max_uncached_tokens
-        # Seconds of queued work per lane by the profile, for routing.
-        self.backlog_s = {Lane.SHORT: 0.0, Lane.LONG: 0.0}
+        self.short_backlog_s = self.long_backlog_s = 0.0
         self.busy_s = 0.0
         self.busy_until_s = 0.0
         self.egress_free_s = 0.0
@@ -67,13 +80,15 @@ class PrefillSide:
         self._last_s: float | None = None
         self._last_lane: Lane | None = None
         self._running: tuple[Chunk, ...] = ()
+        self._whole = True
+        self._ending = False
         self._epoch = 0
         self._wake = 0
 
     @property
     def is_busy(self) -> bool:
-        """Whether a batch runs."""
-        return bool(self._running)
+        """Whether a step with prompts runs, or is being settled."""
+        return self._ending or bool(self._running)
 
     @property
     def is_empty(self) -> bool:
@@ -83,42 +98,49 @@ class PrefillSide:
     def load_s(self) -> float:
         """Seconds until everything queued now is computed, about."""
         left_s = self.busy_until_s - self._events.now_s if self._running else 0.0
-        return self.backlog_s[Lane.SHORT] + self.backlog_s[Lane.LONG] + left_s
+        return self.short_backlog_s + self.long_backlog_s + left_s
 
-    def add(self, request: SimRequest) -> None:
-        """Queues a prompt; its lane is fixed now."""
-        uncached = request.uncached_tokens
+    def add(self, request: SimRequest, *, front: bool = False) -> None:
+        """Queues a prompt; its lane is fixed now. In front: an answer that lost its pages."""
+        uncached, name = request.uncached_tokens, request.name
         request.lane = lane_of(uncached, self.boundary_tokens)
-        request.queued_s = self._events.now_s
-        name = request.name
         self.requests[name] = request
-        self.prompts[name] = WaitingPrefill(
+        prompt = WaitingPrefill(
             name,
             request.queued_s,
             uncached,
             request.cached_tokens,
             request.lane,
-            request.deadline_s,
-            request.priority,
+            None if front else request.deadline_s,
+            0 if front else request.priority,
         )
+        if front:
+            self.prompts = {name: prompt, **self.prompts}
+        else:
+            self.prompts[name] = prompt
         cost_s = self._profile.prefill_s(((uncached, request.cached_tokens),))
         if request.lane is Lane.SHORT:
             # Short prompts share a step, so each adds less than a step of its own.
             cost_s = min(cost_s, self._profile.token_s * uncached + self._profile.overhead_s)
+            self.short_backlog_s += cost_s
+            self.tally.short += 1
+        else:
+            self.long_backlog_s += cost_s
+            self.tally.long += 1
         self._costs[name] = cost_s
-        self.backlog_s[request.lane] += cost_s
         if not self._running:
             self.decide()
 
     def remove(self, name: str) -> SimRequest | None:
-        """Takes a prompt out (abort); a chunk of it that runs is computed for nothing."""
+        """Takes a prompt out (abort) and gives its pages back; a chunk of it that runs is for nothing."""
+        if self.answers is not None:
+            self.answers.give_back(name)
         request = self.requests.pop(name, None)
         if request is not None:
             self._forget(name, request.lane)
             # The same request may come back before the batch ends; that chunk is not for it.
             self._stale.update(chunk.request_id for chunk in self._running if chunk.request_id == name)
-            if not self._running:
-                self.decide()
+        self.decide()
         return request
 
     def fail(self) -> list[SimRequest]:
@@ -132,66 +154,124 @@ class PrefillSide:
         return lost
 
     def decide(self, _: Any = None) -> None:
-        """Asks the policy and does what it says."""
-        if self._running or not self.prompts:
+        """Asks the policy and does what it says; with answers running, once their step has ended."""
+        if self._running or self._ending or not self.prompts:
             return
+        if self.answers is not None and self.answers.running:
+            self.answers.cut()
+            return
+        chunks = self.choose()
+        if chunks:
+            self.run_alone(chunks)
+
+    def choose(self) -> tuple[Chunk, ...]:
+        """A batch for the next step, like the live queue: of what has or finds pages, else nothing."""
+        waiting = self._allowed()
+        if not waiting:
+            return ()
+        before = (self.memory, self._last_s)
+        chunks, whole = self._ask(waiting)
+        if chunks or whole:
+            return chunks
+        started = tuple(prompt for prompt in waiting if prompt.request_id in self._started)
+        if not started:
+            return ()
+        self.memory, self._last_s = before
+        return self._ask(started)[0]
+
+    def _allowed(self) -> tuple[WaitingPrefill, ...]:
+        """All prompts, or those whose pages can leave while too many are pinned."""
+        answers, host = self.answers, self.host
+        if answers is not None and host is not None and answers.pages.pinned_tokens > 0:
+            if answers.pages.pinned_tokens > PINNED_SHARE * self._profile.capacity_tokens:
+                requests = self.requests
+                return tuple(each for key, each in self.prompts.items() if host.offered(requests[key]))
+        return tuple(self.prompts.values())
+
+    def _ask(self, waiting: tuple[WaitingPrefill, ...]) -> tuple[tuple[Chunk, ...], bool]:
         now_s = self._events.now_s
-        view = PrefillView(tuple(self.prompts.values()), self.memory, self._last_s, self._last_lane)
-        decision = self._policy.decide(now_s, view)
-        self.memory = decision.memory
+        decision = self._policy.decide(
+            now_s, PrefillView(waiting, self.memory, self._last_s, self._last_lane)
+        )
+        self.memory, self._last_s = decision.memory, None
         if self._fitting is not None:
             self.boundary_tokens = self._fitting.boundary_tokens(self.memory)
         if self.decisions is not None:
             self.decisions.append((now_s, decision))
         self._wake += 1
         if decision.chunks:
-            self._start(decision.chunks)
-        elif decision.wake_s is not None:
-            self._events.at(decision.wake_s, self._woken, self._wake)
-        else:
+            chunks = self._with_pages(decision.chunks)
+            self._whole = len(chunks) == len(decision.chunks)
+            return chunks, self._whole
+        if decision.wake_s is None:
             raise RuntimeError(f"policy {self._policy.name} neither runs nor wakes with work queued")
+        self._events.at(decision.wake_s, self._woken, self._wake)
+        return (), True
 
     def _woken(self, wake: int) -> None:
         if wake == self._wake:
             self.decide()
 
-    def _start(self, chunks: tuple[Chunk, ...]) -> None:
+    def _with_pages(self, chunks: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
+        """The chunks up to the first whose prompt finds no pages."""
+        started, answers = self._started, self.answers
+        for position, chunk in enumerate(chunks):
+            name = chunk.request_id
+            if name in started:
+                continue
+            if answers is not None and not answers.take(name, self.requests[name].prompt_tokens):
+                return chunks[:position]
+            started.add(name)
+        return chunks
+
+    def run_alone(self, chunks: tuple[Chunk, ...]) -> None:
+        """Runs a step of prompts alone."""
+        self.begin(chunks, 0, 0)
+        self._events.at(self.busy_until_s, self._end, self._epoch)
+
+    def begin(self, chunks: tuple[Chunk, ...], rows: int, held_tokens: int) -> float:
+        """Begins a step of these chunks and of `rows` answers; its seconds. The caller ends it."""
         prompts = self.prompts
         work = [(chunk.tokens, prompts[chunk.request_id].cached_tokens) for chunk in chunks]
-        seconds = self._profile.prefill_s(work) * self._noise()
+        seconds = self._profile.mixed_s(work, rows, held_tokens) * self._noise()
         self._running = chunks
-        self._last_s, self._last_lane = seconds, prompts[chunks[0].request_id].lane
+        self._last_lane = prompts[chunks[-1].request_id].lane
+        # A batch cut short by want of pages tells the policy nothing about what it asked for.
+        self._last_s = seconds if self._whole else None
         self.busy_s += seconds
         self.batches += 1
         self.busy_until_s = self._events.now_s + seconds
-        if self.host is not None:
-            self.host.prefill_batch(self, seconds)
-            for chunk in chunks:
-                if chunk.request_id not in self._started:
-                    self._started.add(chunk.request_id)
-                    self.host.prefill_started(self.requests[chunk.request_id])
-        self._events.at(self.busy_until_s, self._end, self._epoch)
+        return seconds
 
     def _end(self, epoch: int) -> None:
         if epoch != self._epoch:
             return
+        self.settle()
+        if self.answers is not None and self.answers.joining:
+            self.answers.begin()
+        else:
+            self.decide()
+        if not self.prompts and self.host is not None:
+            self.host.prefill_idle(self)
+
+    def settle(self) -> None:
+        """Ends the running step: prompts advance, complete ones leave."""
         chunks, self._running = self._running, ()
         stale, self._stale = self._stale, set()
+        self._ending = True
         for chunk in chunks:
             prompt = self.prompts.get(chunk.request_id)
             if prompt is not None and chunk.request_id not in stale:
                 self._advance(prompt, chunk.tokens)
-        if self.prompts:
-            self.decide()
-        elif self.host is not None:
-            self.host.prefill_idle(self)
+        self._ending = False
 
     def _advance(self, prompt: WaitingPrefill, tokens: int) -> None:
         name = prompt.request_id
         left = prompt.uncached_tokens - tokens
         now_s = self._events.now_s
-        link_s = self._profile.transfer_s(tokens)
-        self.egress_free_s = max(self.egress_free_s, now_s) + link_s
+        if self.requests[name].target != self.index:
+            link_s = self._profile.transfer_s(tokens)
+            self.egress_free_s = max(self.egress_free_s, now_s) + link_s
         if left > 0:
             self.prompts[name] = WaitingPrefill(
                 name,
@@ -204,7 +284,7 @@ class PrefillSide:
             )
             done_s = self._costs[name] * tokens / prompt.uncached_tokens
             self._costs[name] -= done_s
-            self.backlog_s[prompt.lane] -= done_s
+            self._lessen(prompt.lane, done_s)
             return
         request = self.requests.pop(name)
         self._forget(name, prompt.lane)
@@ -214,7 +294,17 @@ class PrefillSide:
     def _forget(self, name: str, lane: Lane) -> None:
         del self.prompts[name]
         self._started.discard(name)
-        self.backlog_s[lane] = max(0.0, self.backlog_s[lane] - self._costs.pop(name))
+        self._lessen(lane, self._costs.pop(name))
+        if lane is Lane.SHORT:
+            self.tally.short -= 1
+        else:
+            self.tally.long -= 1
+
+    def _lessen(self, lane: Lane, seconds: float) -> None:
+        if lane is Lane.SHORT:
+            self.short_backlog_s = max(0.0, self.short_backlog_s - seconds)
+        else:
+            self.long_backlog_s = max(0.0, self.long_backlog_s - seconds)
 
 
 def noise_source(rng: np.random.Generator, spread: float) -> Callable[[], float]:

@@ -12,7 +12,9 @@ class SimRequest:
     """
 
     __slots__ = (
+        "aborted",
         "arrival_s",
+        "asked_tokens",
         "cached_tokens",
         "deadline_s",
         "draw",
@@ -34,7 +36,6 @@ class SimRequest:
         "promised_tokens",
         "prompt_tokens",
         "queued_s",
-        "recompute",
         "replays",
         "skips",
         "source",
@@ -51,7 +52,7 @@ class SimRequest:
         self.name = str(index)
         self.arrival_s = arrival_s
         self.queued_s = arrival_s
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens = self.asked_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.cached_tokens = cached
         self.generated_tokens = 0
@@ -77,14 +78,19 @@ class SimRequest:
         self.target = -1
         # Prompt tokens counted as promised at the target.
         self.promised_tokens = 0
-        # Whether a preemption took its pages, so that the target must compute them again.
-        self.recompute = False
         # Whether prefill and decode run on one worker.
         self.skips = False
         self.replays = 0
         self.failed = False
+        self.aborted = False
 
     @property
     def uncached_tokens(self) -> int:
         """Prompt tokens to compute."""
         return self.prompt_tokens - self.cached_tokens
+
+    def restart(self) -> None:
+        """Its pages are lost: prompt and answer so far must be computed, and the next token follows."""
+        self.prompt_tokens = self.asked_tokens + self.generated_tokens
+        self.cached_tokens = 0
+        self.prefilled = False

@@ -37,6 +37,10 @@ class Router:
             return self._least(workers, _short_wait_s)
         return self._least(workers, _load_s)
 
+    def mixed(self, workers: Sequence[SimWorker]) -> SimWorker:
+        """The worker with the least prompts queued, of equals that with the fewest tokens promised."""
+        return self._least(workers, _mixed_load)
+
     def decode(self, workers: Sequence[SimWorker]) -> SimWorker:
         """The worker with the fewest tokens held and promised."""
         return self._least(workers, _promised)
@@ -61,7 +65,12 @@ def _load_s(worker: SimWorker) -> float:
 
 def _short_wait_s(worker: SimWorker) -> float:
     side = worker.prefill
-    return side.backlog_s[Lane.SHORT] + (1e-3 if side.is_busy else 0.0) + 1e-4 * side.backlog_s[Lane.LONG]
+    return side.short_backlog_s + (1e-3 if side.is_busy else 0.0) + 1e-4 * side.long_backlog_s
+
+
+def _mixed_load(worker: SimWorker) -> float:
+    # A prompt token held is read by every further step: a small share of a prompt token to compute.
+    return worker.prefill.load_s() + 1e-6 * worker.promised_tokens
 
 
 def _promised(worker: SimWorker) -> float:

@@ -20,6 +20,14 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Abort:
+    """The client of request number `request` goes away at `at_s`."""
+
+    at_s: float
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
 class SimSettings:
     """One simulated deployment.
 
@@ -27,6 +35,7 @@ class SimSettings:
         profile: name of the engine profile.
         prefill_workers: workers that start in the prefill pool.
         decode_workers: workers that start in the decode pool.
+        mixed_workers: with any, there are only these, and both parts of a request are done by one of them.
         prefill_policy: name in policies.registry.
         prefill: settings of the prefill policy.
         decode_policy: name in policies.decode.
@@ -49,12 +58,14 @@ class SimSettings:
         warmup_s: requests that arrive earlier are served but not counted.
         sample_s: seconds between samples of queues and roles.
         failures: workers that fail.
+        aborts: requests whose clients go away; they are not counted.
         seed: of draws and noise.
     """
 
     profile: str = "h100_qwen3_8b"
     prefill_workers: int = 1
     decode_workers: int = 1
+    mixed_workers: int = 0
     prefill_policy: str = "laps"
     prefill: PrefillSettings = field(default_factory=PrefillSettings)
     decode_policy: str = "past_future"
@@ -75,7 +86,13 @@ class SimSettings:
     warmup_s: float = 0.0
     sample_s: float = 1.0
     failures: tuple[Failure, ...] = ()
+    aborts: tuple[Abort, ...] = ()
     seed: int = 0
+
+    @property
+    def worker_count(self) -> int:
+        """Workers of the cluster."""
+        return self.mixed_workers or self.prefill_workers + self.decode_workers
 
     def __post_init__(self) -> None:
         """Refuses a cluster that can't serve.
@@ -85,6 +102,8 @@ class SimSettings:
         """
         if self.prefill_workers < 1 or self.decode_workers < 1:
             raise ConfigError("a cluster needs at least one prefill and one decode worker")
+        if self.mixed_workers < 0 or (self.mixed_workers and (self.roles or self.lane_groups)):
+            raise ConfigError("mixed_workers must be at least 0, without roles or lane_groups")
         if self.lane_groups and self.prefill_workers < 2:
             raise ConfigError("lane_groups needs at least two prefill workers, one per lane")
         if not (self.sample_s > 0.0 and self.role_period_s > 0.0):

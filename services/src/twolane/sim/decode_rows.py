@@ -1,0 +1,34 @@
+"""Requests as decode policies see them: built only when a policy looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from twolane.policies.decode import DecodeRow
+from twolane.sim.request import SimRequest
+
+if TYPE_CHECKING:
+    from twolane.sim.decode_side import DecodeSide
+
+
+class Rows(Sequence[DecodeRow]):
+    """A view of requests as policy rows, built only when a policy looks."""
+
+    __slots__ = ("_requests", "_side")
+
+    def __init__(self, requests: Sequence[SimRequest], side: DecodeSide) -> None:
+        self._requests = requests
+        self._side = side
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._side.row_of(request) for request in self._requests[index]]
+        return self._side.row_of(self._requests[index])
+
+    def __iter__(self) -> Iterator[DecodeRow]:
+        row_of = self._side.row_of
+        return (row_of(request) for request in self._requests)
