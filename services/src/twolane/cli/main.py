@@ -43,6 +43,7 @@ VERBS = (
     ),
     Verb("profile", "twolane.cli.profile", "time the engine's steps for the simulator"),
     Verb("simulate", "twolane.sim.command", "simulate a cluster under a trace", "simulate_main"),
+    Verb("inspect tls", "twolane.cli.inspect_tls", "show certificates, and whether a peer accepts them"),
     Verb("inspect leaks", "twolane.cli.inspect", "compare the books of broker and workers"),
     Verb("k8s status", "twolane.operator.plugin.status", "show a ModelDeployment down to its pods"),
     Verb(

@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr
 from twolane.cli.child import ChildSpec
 from twolane.core.config import ProcessConfig
 from twolane.core.errors import ConfigError
+from twolane.rpc.identity import Component
 
 LOCAL = "127.0.0.1"
 
@@ -50,6 +51,9 @@ class UpConfig(ProcessConfig):
     """Memory for KV pages of each worker in MiB; unset: the workers' own default."""
     api_key: SecretStr | None = None
     """Key that clients must send; better given as TWOLANE_UP_API_KEY, which no process list shows."""
+    tls: bool = False
+    """Mutual TLS between the processes, by certificates that last as long as this runs; clients reach the
+    router in plain text all the same."""
     log_dir: str = ""
     """Folder for the logs; empty: twolane/logs/port-<port> in the user's state folder."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -157,6 +161,15 @@ def _child(
     )
 
 
+def tls_folder(config: UpConfig) -> Path:
+    """Folder of the certificates, one folder a component; they go when everything has stopped."""
+    return log_folder(config) / "tls"
+
+
+def _tls(config: UpConfig, component: Component) -> list[str]:
+    return ["--tls-dir", str(tls_folder(config) / component)] if config.tls else []
+
+
 def _drain(config: UpConfig) -> list[str]:
     """Lets a process end its own drain before its share of the stop (a third) is over."""
     return ["--drain-timeout-s", str(config.stop_timeout_s / 4)]
@@ -165,14 +178,14 @@ def _drain(config: UpConfig) -> list[str]:
 def broker_child(config: UpConfig) -> ChildSpec:
     """The broker, with its state in memory; no workers of an earlier run can come back to it."""
     broker = ["broker", "--host", LOCAL, "--port", "0", "--http-port", "0"]
-    return _child(config, "broker", [*broker, "--settle-s", "0"])
+    return _child(config, "broker", [*broker, "--settle-s", "0", *_tls(config, "broker")])
 
 
 def worker_children(config: UpConfig, broker_port: int) -> list[ChildSpec]:
     """Every worker, prefill first."""
     common = ["--model-dir", str(model_folder(config).resolve()), "--served-model-name", served_name(config)]
     common += ["--broker", f"{LOCAL}:{broker_port}", "--host", LOCAL, "--port", "0", "--http-port", "0"]
-    common += ["--num-threads", str(config.threads), *_drain(config)]
+    common += ["--num-threads", str(config.threads), *_drain(config), *_tls(config, "worker")]
     if config.kv_memory_mib is not None:
         common += ["--kv-memory-mib", str(config.kv_memory_mib)]
     if config.scheduler:
@@ -189,7 +202,7 @@ def worker_children(config: UpConfig, broker_port: int) -> list[ChildSpec]:
 def router_child(config: UpConfig, broker_port: int) -> ChildSpec:
     """The router; its API key goes by the environment, which no process list shows."""
     args = ["router", "--host", config.host, "--port", str(config.port), "--grpc-port", str(config.grpc_port)]
-    args += ["--broker", f"{LOCAL}:{broker_port}", *_drain(config)]
+    args += ["--broker", f"{LOCAL}:{broker_port}", *_drain(config), *_tls(config, "router")]
     args += ["--model-dir", str(model_folder(config).resolve()), "--served-model-name", served_name(config)]
     environment = {}
     if config.api_key is not None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.error
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -25,8 +26,12 @@ from twolane.cli.progress import Progress
 from twolane.cli.supervisor import Running, StopAsked, Supervisor
 from twolane.cli.topology import UpConfig
 from twolane.core.errors import ConfigError, TwolaneError
+from twolane.rpc.identity import COMPONENTS, dns_name
+from twolane.rpc.issuing import issue, make_authority, write_folder
 
 PROBE_TIMEOUT_S = 2.0
+LOCAL_DEPLOYMENT = "local"
+TLS_LIFETIME = timedelta(days=365)
 
 
 class StopSignals:
@@ -81,6 +86,8 @@ def main(argv: list[str]) -> int:
     config = UpConfig.from_args(argv)
     topology.check(config)
     folder = make_log_folder(topology.log_folder(config))
+    if config.tls:
+        make_certificates(topology.tls_folder(config))
     signals = StopSignals()
     supervisor = Supervisor(time.monotonic, signals.pause, signals.count)
     console = Console()
@@ -101,6 +108,7 @@ def main(argv: list[str]) -> int:
         killed = supervisor.stop(config.stop_timeout_s)
         for path in folder.glob("*.ports.json"):
             path.unlink(missing_ok=True)
+        shutil.rmtree(topology.tls_folder(config), ignore_errors=True)
     if killed:
         console.print(f"killed what did not stop in time: {', '.join(killed)}", highlight=False)
     return status
@@ -117,6 +125,15 @@ def make_log_folder(folder: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"--log-dir {folder}: {error.strerror}") from error
     return folder
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority whose key is kept nowhere, and what it has signed for each component."""
+    now = datetime.now(UTC)
+    authority = make_authority(LOCAL_DEPLOYMENT, now, TLS_LIFETIME)
+    for component in COMPONENTS:
+        pair = issue(authority, [dns_name(component, LOCAL_DEPLOYMENT)], now, TLS_LIFETIME)
+        write_folder(folder / component, pair, authority.certificate)
 
 
 def bring_up(config: UpConfig, supervisor: Supervisor, console: Console) -> str:

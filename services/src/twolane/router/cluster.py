@@ -50,6 +50,7 @@ class Cluster:
         With `tls` broker and workers are reached by mutual TLS, else in plain text.
         """
         self._tls = tls
+        self._following: asyncio.Task[None] | None = None
         self.prefixes = PrefixIndex()
         self.watching = False
         self._broker_address = broker_address
@@ -82,9 +83,13 @@ class Cluster:
     def start(self) -> None:
         """Begins to follow the broker."""
         self._task = asyncio.create_task(self._run(), name="cluster watch")
+        if self._tls is not None:
+            self._following = asyncio.create_task(self._tls.follow(), name="certificates")
 
     async def stop(self) -> None:
         """Closes the watch and all sessions."""
+        if self._following is not None:
+            self._following.cancel()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -6,6 +6,7 @@ Servicers raise TwolaneError; streams are async generators.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import grpc.aio
@@ -60,6 +61,7 @@ class RpcServer:
         self._services: list[str] = []
         self._health = health.aio.HealthServicer()
         self._stopped = False
+        self._following: asyncio.Task[None] | None = None
 
     def add(self, *services: str) -> None:
         """Names served services ("twolane.v1.Broker") for health and reflection, before `start`."""
@@ -88,6 +90,8 @@ class RpcServer:
                 param="port",
             ) from error
         await self.aio.start()
+        if self._tls is not None:
+            self._following = asyncio.create_task(self._tls.follow(), name="certificates")
         return self.port
 
     def _bind(self, address: str) -> int:
@@ -106,5 +110,7 @@ class RpcServer:
         if self._stopped:
             return
         self._stopped = True
+        if self._following is not None:
+            self._following.cancel()
         await self._health.enter_graceful_shutdown()
         await self.aio.stop(grace_s)

@@ -7,6 +7,7 @@ that exchanged files hold from the next connection on and open ones go on. Proce
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import ssl
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 1.0
 """The files are looked at this often, at most."""
+FOLLOW_S = 5.0
 REMIND_S = 600.0
 # Share of its life in which a certificate should have been renewed long ago.
 _LATE = 0.1
@@ -77,6 +79,13 @@ class Tls:
                 self._remind_at_s = now_s + REMIND_S
                 self._remind()
             return self._now
+
+    async def follow(self) -> None:
+        """Looks at the files until cancelled: a process without new connections says all the same that its
+        certificate was renewed, or was not."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            self.current()
 
     def name_of(self, component: Component) -> str:
         """The name that a peer of our deployment must have in its certificate."""
