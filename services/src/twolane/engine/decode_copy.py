@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from twolane.engine.batch import Batch
+from twolane.engine.dense_rows import Use, dense_rows
 from twolane.engine.sequence import Row, Sequence
-from twolane.engine.torch_plan import PageLayout, additive, gather_blocks
+from twolane.engine.torch_plan import PageLayout, gather_blocks
 
 # Rows are padded to the longest context; below this share of useful keys grouped fetching reads less.
 _LEAST_USEFUL = 0.6
-_GROW_TOKENS = 256
+# Keys are stored, and multiplied, for a whole capacity: room beyond the longest context costs time.
+_GROW_TOKENS = 64
 
 
 @dataclass(slots=True)
@@ -29,24 +30,6 @@ class _Slot:
 
     sequence: Sequence
     n_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """How one step uses the copy.
-
-    Attributes:
-        n_rows: decode rows, slot 0 first.
-        write: rows of head_dim, relative to the layer's first, of the new keys then values [B, 2 *
-            n_kv_heads].
-        n_keys: longest context.
-        mask: added to scores [B, 1, 1, n_keys]; None when all contexts are equally long.
-    """
-
-    n_rows: int
-    write: torch.Tensor
-    n_keys: int
-    mask: torch.Tensor | None
 
 
 class DecodeCopy:
@@ -58,7 +41,7 @@ class DecodeCopy:
         self._layout = layout
         self._limit_bytes = limit_bytes
         self._slots: list[_Slot] = []
-        self._resize(0, 0)
+        self._rows = dense_rows(kv, 0, 0)
 
     def arrange(self, rows: Rows[Row]) -> list[int] | None:
         """The order of the decode rows among `rows` that fits the copy, or None when fetching is better.
@@ -82,28 +65,22 @@ class DecodeCopy:
         kept = [decode.pop(id(slot.sequence)) for slot in self._slots]
         return kept + list(decode.values())
 
-    def prepare(self, rows: Rows[Row], batch: Batch) -> Use:
-        """Fetches the rows that joined; `batch` must be packed in the order that `arrange` gave."""
+    def prepare(self, rows: Rows[Row], batch: Batch, n_heads: int) -> Use:
+        """Fetches the rows that joined; `batch` must be packed in the order that `arrange` gave.
+
+        Args:
+            rows: all rows of the step.
+            batch: the same, packed.
+            n_heads: query heads.
+        """
         contexts = batch.starts[: batch.n_decode] + 1
         for place in range(len(self._slots), batch.n_decode):
             self._join(rows[batch.order[place]].sequence, batch, place)
-        longest = int(contexts.max())
-        mask = None
-        if (contexts != longest).any():
-            mask = additive(torch.from_numpy(np.arange(longest) < contexts[:, None]), self._pages.dtype)
-            mask = mask[:, None, None, :]
-        n_kv_heads, capacity = self._layout.n_kv_heads, self._capacity
-        slots = np.arange(batch.n_decode)[:, None, None] * n_kv_heads
-        sides = np.arange(2)[None, :, None] * (self._n_rows * n_kv_heads)
-        heads = slots + sides + np.arange(n_kv_heads)
-        write = heads.reshape(batch.n_decode, -1) * capacity + (contexts - 1)[:, None]
-        return Use(batch.n_decode, torch.from_numpy(write), longest, mask)
+        return self._rows.plan(contexts, n_heads)
 
-    def read(self, use: Use, layer: int, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds keys and values `new` [B, 2 * n_kv_heads, D]; returns all, each [B, n_kv_heads, n_keys, D]."""
-        self._flat[layer].index_put_((use.write,), new)
-        sides = self._dense[layer, :, : use.n_rows, :, : use.n_keys]
-        return sides[0], sides[1]
+    def attend(self, use: Use, layer: int, query: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Adds keys, values `new` [B, 2 * Hkv, D] and attends, one query a row [B, Hq, D]: [B, Hq * D]."""
+        return self._rows.attend(use, layer, query, new)
 
     def commit(self, use: Use) -> None:
         """Counts the new tokens once the step has succeeded."""
@@ -111,16 +88,17 @@ class DecodeCopy:
             slot.n_tokens += 1
 
     def _fit(self, n_rows: int, longest: int) -> bool:
-        """Makes room, dropping all when it must grow; False beyond the limit."""
-        if n_rows <= self._n_rows and longest <= self._capacity:
+        """Makes room, dropping all when there must be more; False beyond the limit."""
+        held = self._rows
+        if n_rows <= held.n_rows and longest <= held.capacity:
             return True
         rows = 1 << (n_rows - 1).bit_length()
         tokens = -(-longest // _GROW_TOKENS) * _GROW_TOKENS
         # One long answer that has ended must not keep the copy from many short ones: grow, else start anew.
-        for room in ((max(self._n_rows, rows), max(self._capacity, tokens)), (rows, tokens)):
+        for room in ((max(held.n_rows, rows), max(held.capacity, tokens)), (rows, tokens)):
             if self._bytes(*room) <= self._limit_bytes:
                 self._slots.clear()
-                self._resize(*room)
+                self._rows = dense_rows(self._pages, *room)
                 return True
         return False
 
@@ -128,19 +106,11 @@ class DecodeCopy:
         n_layers, _, n_kv_heads, _, head_dim = self._pages.shape[1:]
         return n_layers * 2 * n_rows * n_kv_heads * capacity * head_dim * self._pages.element_size()
 
-    def _resize(self, n_rows: int, capacity: int) -> None:
-        n_layers, _, n_kv_heads, _, head_dim = self._pages.shape[1:]
-        self._n_rows, self._capacity = n_rows, capacity
-        # Zeroed: masked keys count zero times, and zero times garbage may be NaN.
-        self._dense = self._pages.new_zeros(n_layers, 2, n_rows, n_kv_heads, capacity, head_dim)
-        self._flat = self._dense.view(n_layers, 2 * n_rows * n_kv_heads * capacity, head_dim)
-
     def _drop(self, place: int) -> None:
         last = self._slots.pop()
         if place < len(self._slots):
             self._slots[place] = last
-            n_tokens = last.n_tokens
-            self._dense[:, :, place, :, :n_tokens] = self._dense[:, :, len(self._slots), :, :n_tokens]
+            self._rows.move(len(self._slots), place, last.n_tokens)
 
     def _join(self, sequence: Sequence, batch: Batch, place: int) -> None:
         """Fetches the pages of a row that is new to the copy."""
@@ -155,4 +125,4 @@ class DecodeCopy:
         for layer in range(self._layout.n_layers):
             fetched = blocks[layer * self._layout.layer_blocks :].index_select(0, index)
             sides = fetched.view(2, self._layout.n_kv_heads, -1, head_dim)
-            self._dense[layer, :, place, :, :n_tokens] = sides[:, :, :n_tokens]
+            self._rows.put(layer, place, sides[0, :, :n_tokens], sides[1, :, :n_tokens])

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 
 import torch
-from torch.nn import functional
 
 from twolane.engine.batch import Batch, decode_first
 from twolane.engine.buckets import Gate, Grid, Kind, StepHistogram
 from twolane.engine.graphs import GraphRunner, Recorder
 from twolane.engine.model import Model
+from twolane.engine.packed import product
 from twolane.engine.rope import rotary_tables
 from twolane.engine.sequence import Row
 from twolane.engine.step_inputs import StepInputs, exact_inputs
@@ -83,7 +83,7 @@ class KernelForward:
                 return hidden.new_empty(0, spec.vocab_size)
             out = model.project_out(attended.flatten(1), layer)
             hidden = rms_norm(out, layer.mlp_norm, spec.norm_eps, residual=residual)
-            gate_up = functional.linear(hidden, layer.gate_up, layer.gate_up_bias)
+            gate_up = product(hidden, layer.gate_up, layer.gate_up_bias)
             out = model.project_down(silu_mul(gate_up), layer)
             if number < spec.n_layers - 1:
                 following = model.layers[number + 1].input_norm
@@ -96,7 +96,7 @@ class KernelForward:
         """Projects, rotates, stores keys and values, attends into `out` [T, Hq, D]."""
         layer = self._model.layers[number]
         spec, n_heads, n_kv_heads = self._model.spec, self._model.n_heads, self._n_kv_heads
-        fused = functional.linear(hidden, layer.qkv, layer.qkv_bias)
+        fused = product(hidden, layer.qkv, layer.qkv_bias)
         heads = fused.view(fused.shape[0], n_heads + 2 * n_kv_heads, spec.head_dim)
         query, key, value = torch.split(heads, [n_heads, n_kv_heads, n_kv_heads], dim=1)
         norm = None

@@ -70,6 +70,9 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         checkpoint.check(slots)
     with stage("load weights", progress, checkpoint.total_bytes) as report:
         checkpoint.fill(slots, report)
+        del slots
+    with stage("pack weights", progress):
+        model.pack()
     page_bytes = _page_bytes(config, spec, dtype)
     if config.parallel is not None:
         with stage("join ranks", progress):

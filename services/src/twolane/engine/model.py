@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
+from twolane.engine.packed import PackedRows, can_pack, pack, product
 from twolane.engine.parallel import Ranks, Shard
 from twolane.engine.rope import rotary_tables
 from twolane.engine.spec import ModelSpec
@@ -58,6 +58,8 @@ class Model:
         self.ranks: Ranks | None = None
         self.n_heads, self.n_kv_heads = spec.n_heads // shard.size, spec.n_kv_heads // shard.size
         self.inner = spec.intermediate_size // shard.size
+        self._packs = device.type == "cpu" and can_pack(dtype)
+        self._packed_rows: PackedRows | None = None
         self.embedding = self._matrix(spec.vocab_size, spec.hidden_size)
         mine = shard.part(spec.vocab_size)
         self.head = (
@@ -70,11 +72,31 @@ class Model:
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of the embedding, a fresh tensor [T, hidden_size]."""
+        if self._packed_rows is not None:
+            return self._packed_rows.select(ids)
         return self.embedding.index_select(0, ids)
+
+    def pack(self) -> None:
+        """Puts the processor's own form of each matrix in its place, one by one; called once all are filled.
+
+        A matrix packed is a matrix freed: two copies exist of one matrix at a time. Does nothing on a GPU.
+        """
+        if not self._packs:
+            return
+        for layer in self.layers:
+            for name in ("qkv", "out", "gate_up", "down"):
+                setattr(layer, name, pack(getattr(layer, name)))
+        if not self.spec.tied:
+            self.head = pack(self.head)
+        elif self.shard.size == 1:
+            packed = pack(self.embedding)
+            self._packed_rows = PackedRows.of(packed, self.embedding)
+            if self._packed_rows is not None:
+                self.head = self.embedding = packed
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Output layer on normalised rows: [S, vocab_size], on rank 0 alone where there are several."""
-        part = functional.linear(hidden, self.head)
+        part = product(hidden, self.head)
         if self.ranks is None:
             return part
         width = -(-self.spec.vocab_size // self.shard.size)
@@ -96,12 +118,12 @@ class Model:
 
     def project_out(self, attended: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
         """The attention's output projection over all ranks [T, hidden_size], for the residual stream."""
-        partial = functional.linear(attended, layer.out, layer.out_bias)
+        partial = product(attended, layer.out, layer.out_bias)
         return partial if self.ranks is None else self.ranks.sum(partial)
 
     def project_down(self, inner: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
         """The MLP's down projection over all ranks [T, hidden_size], for the residual stream."""
-        partial = functional.linear(inner, layer.down, layer.down_bias)
+        partial = product(inner, layer.down, layer.down_bias)
         return partial if self.ranks is None else self.ranks.sum(partial)
 
     def _layer(self) -> LayerWeights:
@@ -128,8 +150,8 @@ class Model:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def _matrix(self, n_out: int, n_in: int) -> torch.Tensor:
-        """A matrix [out, in]; stored input-major on CPU, where products with few rows are faster so."""
-        if self.device.type == "cpu":
+        """A matrix [out, in]; one that stays plain on CPU is input-major, which few rows are faster with."""
+        if self.device.type == "cpu" and not self._packs:
             return self._empty(n_in, n_out).t()
         return self._empty(n_out, n_in)
 
@@ -137,7 +159,10 @@ class Model:
 def _add_linear(
     residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> None:
-    """The product is summed where it lands: one pass less than a separate sum."""
+    if weight.is_mkldnn:
+        residual.add_(product(x, weight, bias))
+        return
+    # The product is summed where it lands: one pass less than a separate sum.
     residual.addmm_(x, weight.t())
     if bias is not None:
         residual.add_(bias)

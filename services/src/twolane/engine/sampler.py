@@ -41,7 +41,7 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Sampled]:
         if needs_change(sequence):
             change(logits[row], sequence)
     drawn = [row for row, sequence in enumerate(sequences) if not sequence.sampling.greedy]
-    chosen = logits.argmax(dim=-1).tolist() if len(drawn) < len(sequences) else [0] * len(sequences)
+    chosen = _argmax(logits) if len(drawn) < len(sequences) else [0] * len(sequences)
     plain = [row for row in drawn if not _truncates(sequences[row])]
     sorted_rows = [row for row in drawn if _truncates(sequences[row])]
     for rows, draw in ((plain, _draw_plain), (sorted_rows, _draw_sorted)):
@@ -50,6 +50,15 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Sampled]:
             for row, token in zip(rows, picked, strict=True):
                 chosen[row] = token
     return with_logprobs(logits, sequences, chosen)
+
+
+def _argmax(logits: torch.Tensor) -> list[int]:
+    """Index of each row's largest value, the first of equal ones."""
+    if logits.device.type == "cpu":
+        # Many times as fast as torch's.
+        best: list[int] = logits.numpy().argmax(axis=-1).tolist()
+        return best
+    return logits.argmax(dim=-1).tolist()
 
 
 def _mix(value: int) -> int:

@@ -14,8 +14,10 @@ import torch
 from torch.nn import functional
 
 from twolane.engine.batch import Batch, decode_first
-from twolane.engine.decode_copy import DecodeCopy, Use
+from twolane.engine.decode_copy import DecodeCopy
+from twolane.engine.dense_rows import Use
 from twolane.engine.model import LayerWeights, Model
+from twolane.engine.packed import product
 from twolane.engine.sequence import Row
 from twolane.engine.torch_plan import Group, PageLayout, groups, write_rows
 
@@ -62,6 +64,7 @@ class TorchForward:
         self._windows = tuple(dict.fromkeys(model.spec.windows))
         self._copy = DecodeCopy(kv, layout, copy_limit_bytes) if self._windows == (None,) else None
         self._copied = False
+        self._eps = torch.tensor(model.spec.norm_eps)
         # Called with the number of layers whose keys and values are in the pages.
         self.on_layer: Callable[[int], None] | None = None
 
@@ -80,7 +83,7 @@ class TorchForward:
         step = self._plan(rows, batch)
         residual = model.embed(torch.from_numpy(batch.ids))
         for number, layer in enumerate(model.layers):
-            hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.input_norm, spec.norm_eps)
+            hidden = self._norm(residual, layer.input_norm)
             attended = self._attend(step, number, self._heads(layer, hidden, step))
             if self.on_layer is not None:
                 self.on_layer(number + 1)
@@ -100,18 +103,28 @@ class TorchForward:
             self._copy.commit(step.copied)
         if not batch.sampled:
             return residual.new_empty(0, spec.vocab_size)
-        hidden = functional.rms_norm(residual, (spec.hidden_size,), model.final_norm, spec.norm_eps)
+        hidden = self._norm(residual, model.final_norm)
         return model.logits(hidden)
 
     def _add_mlp(self, layer: LayerWeights, residual: torch.Tensor) -> None:
         """Adds the MLP of normalised rows to the residual stream, in place."""
-        spec = self._model.spec
-        hidden = functional.rms_norm(residual, (spec.hidden_size,), layer.mlp_norm, spec.norm_eps)
-        gate, up = functional.linear(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+        hidden = self._norm(residual, layer.mlp_norm)
+        gate, up = product(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
         self._model.add_down(residual, functional.silu(gate).mul_(up), layer)
 
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Root mean square norm over the last dimension, times the weight."""
+        n, eps = x.shape[-1], self._model.spec.norm_eps
+        if x.dtype is not torch.float32:
+            return functional.rms_norm(x, (n,), None, eps).mul_(weight)
+        # Torch's own is made of more, smaller operations.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x * torch.addcmul(self._eps, length, length, value=1.0 / n).rsqrt_()).mul_(weight)
+
     def _plan(self, rows: Rows[Row], batch: Batch) -> _Step:
-        copied = self._copy.prepare(rows, batch) if self._copied and self._copy is not None else None
+        copied = None
+        if self._copied and self._copy is not None:
+            copied = self._copy.prepare(rows, batch, self._model.n_heads)
         first = batch.n_decode if copied is not None else 0
         dtype = self._model.dtype
         positions = torch.from_numpy(batch.positions)
@@ -126,13 +139,10 @@ class TorchForward:
     def _heads(self, layer: LayerWeights, hidden: torch.Tensor, step: _Step) -> torch.Tensor:
         """Rotated queries, rotated keys and values side by side [T, Hq + 2 * Hkv, D]."""
         spec, n_heads = self._model.spec, self._model.n_heads
-        fused = functional.linear(hidden, layer.qkv, layer.qkv_bias)
+        fused = product(hidden, layer.qkv, layer.qkv_bias)
         heads = fused.view(-1, n_heads + 2 * self._layout.n_kv_heads, spec.head_dim)
         turned = heads[:, : n_heads + self._layout.n_kv_heads]
-        if layer.qk_norm is None:
-            plain = turned.clone()
-        else:
-            plain = functional.rms_norm(turned, (spec.head_dim,), None, spec.norm_eps).mul_(layer.qk_norm)
+        plain = turned.clone() if layer.qk_norm is None else self._norm(turned, layer.qk_norm)
         half = spec.head_dim // 2
         torch.mul(plain, step.cos, out=turned)
         turned[..., :half].addcmul_(plain[..., half:], step.sin, value=-1)
@@ -148,10 +158,8 @@ class TorchForward:
         copied = step.copied
         if copied is not None and self._copy is not None:
             if not found:
-                return self._decode(query, *self._copy.read(copied, layer, new), copied.mask)
-            decoding = slice(0, copied.n_rows)
-            keys, values = self._copy.read(copied, layer, new[decoding])
-            parts = [self._decode(query[decoding], keys, values, copied.mask)]
+                return self._copy.attend(copied, layer, query, new)
+            parts = [self._copy.attend(copied, layer, query[: copied.n_rows], new[: copied.n_rows])]
         else:
             parts = []
         parts += [self._group(group, layer, query, new) for group in found]
