@@ -156,11 +156,12 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         self.submits.append(submit)
         tokens = self.script(submit)
         most = self.most_tokens or submit.sampling.max_tokens
-        request = ScriptedRequest(submit, out, tokens[:most])
+        request = ScriptedRequest(submit, out, tokens[:most], sent=submit.generated_tokens)
         if len(tokens) > most:
             request.ends_with = types_pb2.FINISH_REASON_LENGTH
         if submit.phase == worker_pb2.PHASE_DECODE:
-            request.may_run, request.sent = request.key in self._handed_over, 1
+            request.may_run = request.key in self._handed_over
+            request.sent += 1
         if self.refuse_with is not None:
             event = worker_pb2.RequestEvent(
                 stream_id=submit.stream_id,
@@ -209,7 +210,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     def _advance(self, request: ScriptedRequest) -> worker_pb2.RequestEvent:
         submit = request.submit
         event = worker_pb2.RequestEvent(stream_id=submit.stream_id)
-        if request.sent == 0:
+        if request.sent == submit.generated_tokens:
             event.cached_tokens = min(4, len(submit.prompt_tokens) - 1)
         count = 1 if submit.phase == worker_pb2.PHASE_PREFILL else self.steps_per_message
         new = request.tokens[request.sent : request.sent + count]

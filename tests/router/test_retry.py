@@ -1,8 +1,9 @@
-"""Before the first token another worker may do; afterwards nothing is repeated."""
+"""Workers that give up are replaced: the client sees no gap and no token twice."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import aiohttp
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.router.scripted_cluster import ANSWER, ScriptedCluster
 from tests.router.scripted_worker import ScriptedWorker
 from tests.router.test_cluster import ask
-from tests.router.test_streaming import CHAT
+from tests.router.test_streaming import CHAT, events
 from twolane.v1 import types_pb2
 
 
@@ -64,6 +65,48 @@ async def test_a_worker_lost_before_the_first_token_is_replaced(
     await cluster.until(lambda: len(workers["p1"].requests) == 4)
     workers["p1"].release()
     assert await asyncio.gather(*calls) == [ANSWER] * 4
+
+
+@pytest.mark.parametrize("fields", [{}, {"n": 2}, {"stop": ["jumps over"]}, {"logprobs": True}])
+async def test_an_answer_goes_on_elsewhere_where_its_worker_was_lost(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession, fields: dict[str, Any]
+) -> None:
+    """The next pair is given prompt and answer so far, and the stream is what it would have been."""
+    _, decode = await cluster.add_pair()
+    body = CHAT | fields | {"stream": True, "stream_options": {"include_usage": True}}
+    async with http.post("/v1/chat/completions", json=body) as response:
+        whole = await events(response)
+    decode.held = True
+    async with http.post("/v1/chat/completions", json=body) as response:
+        n = fields.get("n", 1)
+        await cluster.until(lambda: sum(request.may_run for request in decode.requests.values()) == n)
+        decode.step()
+        decode.step()
+        await cluster.add_worker("d1", types_pb2.ROLE_DECODE)
+        await cluster.until(lambda: sum(s.accepts for s in cluster.app.cluster.sessions) == 3)
+        await decode.stop()
+        resumed = await events(response)
+    assert _gist(resumed) == _gist(whole)
+    again = cluster.workers["d1"].submits
+    assert [submit.generated_tokens for submit in again] == [3] * n
+    first = decode.submits[-1]
+    script = cluster.script(first)
+    assert all(list(s.prompt_tokens) == [*first.prompt_tokens, *script[:3]] for s in again)
+    assert not cluster.app.dispatcher.waiting
+
+
+def _gist(chunks: list[Any]) -> list[Any]:
+    """Text, reasons, log probabilities and usage of a stream, by choice; ids and times left out."""
+    parts: dict[int, list[Any]] = {}
+    for chunk in chunks[:-1]:
+        for choice in chunk["choices"]:
+            text = choice["delta"].get("content") or ""
+            listed = (choice.get("logprobs") or {}).get("content") or []
+            part = parts.setdefault(choice["index"], ["", [], None])
+            part[0] += text
+            part[1] += [entry["token"] for entry in listed]
+            part[2] = choice["finish_reason"] or part[2]
+    return [parts, chunks[-2]["usage"]["completion_tokens"], chunks[-2]["usage"]["prompt_tokens"], chunks[-1]]
 
 
 @pytest.mark.parametrize("code", ["invalid_request", "deadline_exceeded", "internal"])

@@ -1,7 +1,8 @@
 """One answer: the two workers' events in the order of its tokens, and every way it can end.
 
 A prefill and a decode worker report on streams that are not ordered between each other: the decode
-worker's tokens are held back until the first token has come. `sessions.py` calls in with events.
+worker's tokens are held back until the first token has come. When workers give up, others go on from the
+tokens that are there already. `sessions.py` calls in with events.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twolane.core.errors import Internal, TwolaneError, WorkerLost
 from twolane.core.request import FinishReason, Lane, SamplingParams
@@ -29,11 +30,19 @@ _ERROR = types_pb2.FINISH_REASON_ERROR
 
 @dataclass(frozen=True, slots=True)
 class AnswerTask:
-    """What has to be done for an answer: a prompt, how to draw its tokens, the names of its pages."""
+    """What has to be done for an answer.
+
+    Attributes:
+        prompt: token ids; those of the answer that others have drawn already are the last of them.
+        sampling: how to draw.
+        hashes: names of the prompt's pages.
+        generated_tokens: tokens at the end of `prompt` that are the answer's.
+    """
 
     prompt: list[int]
     sampling: SamplingParams
     hashes: Sequence[bytes]
+    generated_tokens: int = 0
 
 
 class Answer:
@@ -55,6 +64,7 @@ class Answer:
 
     __slots__ = (
         "_decode",
+        "_decoding",
         "_first_s",
         "_generation",
         "_held",
@@ -62,6 +72,8 @@ class Answer:
         "_last_s",
         "_metrics",
         "_prefill",
+        "_prompt_due",
+        "_taken",
         "attempts",
         "avoid",
         "cached_tokens",
@@ -93,8 +105,11 @@ class Answer:
         self._metrics = metrics
         self._prefill: Leg | None = None
         self._decode: Leg | None = None
+        # Of this attempt: the prompt's token has not come; the decode worker has said something.
+        self._prompt_due, self._decoding = True, False
         self._held: list[worker_pb2.RequestEvent] = []
-        self._ids: list[int] | None = [] if generation.request.return_token_ids else None
+        self._ids: list[int] = []
+        self._taken = 0
         self._first_s = self._last_s = 0.0
 
     @property
@@ -112,19 +127,21 @@ class Answer:
         """Names the workers' parts; `decode` is None when one worker does both."""
         self.lane = lane
         self._prefill, self._decode = prefill, decode
+        self._prompt_due, self._decoding = True, False
 
     def on_first_events(self, event: worker_pb2.RequestEvent) -> None:
         """An event of the worker that computes the prompt (and, without a pair, of all tokens)."""
         if self.ended:
             return
-        if event.cached_tokens:
+        if event.cached_tokens and not self.has_first:
             self.cached_tokens = event.cached_tokens
         if event.token_ids or event.finish_reason:
+            self._prompt_due = False
             self._advance(event, self._prefill)
         if event.handed_over and self._prefill is not None:
             self._prefill.close()
             self._prefill = None
-        if self.has_first and self._held:
+        if self._held and not self._prompt_due:
             held, self._held = self._held, []
             for late in held:
                 self.on_decode_events(late)
@@ -133,7 +150,8 @@ class Answer:
         """An event of the decode worker; tokens wait for the first token, failures don't."""
         if self.ended:
             return
-        if self.has_first or event.finish_reason == _ERROR:
+        self._decoding = True
+        if not self._prompt_due or event.finish_reason == _ERROR:
             self._advance(event, self._decode)
         else:
             self._held.append(event)
@@ -142,9 +160,8 @@ class Answer:
         """The stream to a worker broke. A prefill worker is no longer needed once decode has begun."""
         if self.ended:
             return
-        decodes = bool(self._held) or self.text.n_tokens > 1
-        harmless = isinstance(error, WorkerLost) and self._decode is not None and decodes and self.has_first
-        if leg is self._prefill and harmless:
+        begun = self._decode is not None and self._decoding and not self._prompt_due
+        if leg is self._prefill and begun and isinstance(error, WorkerLost):
             self._prefill = None
             return
         self._give_up(leg, error)
@@ -155,10 +172,8 @@ class Answer:
             self._close(None)
 
     def take_token_ids(self) -> list[int]:
-        """New token ids, if the request asked to keep them."""
-        if not self._ids:
-            return []
-        taken, self._ids = self._ids, []
+        """Token ids that are new since the last call."""
+        taken, self._taken = self._ids[self._taken :], len(self._ids)
         return taken
 
     def take_logprobs(self) -> list[PlacedLogprob]:
@@ -175,8 +190,7 @@ class Answer:
         text = self.text
         before = text.n_tokens
         shown = text.feed(ids, event.logprobs)
-        if self._ids is not None:
-            self._ids.extend(ids[: text.n_tokens - before])
+        self._ids.extend(ids[: text.n_tokens - before])
         if text.stopped:
             self._close(None)
             self._generation.piece(self, shown, FinishReason.STOP)
@@ -189,20 +203,30 @@ class Answer:
                 FinishReason.LENGTH if finish_number == _LENGTH and not text.stopped else FinishReason.STOP
             )
             self._generation.piece(self, shown, reason)
-        elif shown or self._ids:
+        elif shown or (self.request.return_token_ids and self._taken < len(self._ids)):
             self._generation.piece(self, shown, None)
 
     def _give_up(self, leg: Leg | None, error: TwolaneError) -> None:
-        """A worker failed: before the first token another one may do, afterwards the request fails."""
-        if leg is not None and error.retryable and not self.has_first:
+        """A worker failed: others may go on from the tokens that are there, or else the request fails.
+
+        Token i of an answer depends on its seed and on i, so that they go on as this one would have.
+        """
+        if leg is not None and error.retryable:
             self.avoid |= {leg.worker_id}
             self.attempts += 1
             self._drop_legs()
+            self._resume()
             if self._generation.retry(self, error):
                 extra = {"request_id": self.request.request_id, "worker_id": leg.worker_id}
                 log.warning("answer sent to other workers: %s", error.message, extra=extra)
                 return
         self._generation.fail(error)
+
+    def _resume(self) -> None:
+        """Makes the tokens so far a part of what the next workers are given."""
+        task = self.task
+        prompt = task.prompt[: len(task.prompt) - task.generated_tokens]
+        self.task = replace(task, prompt=[*prompt, *self._ids], generated_tokens=len(self._ids))
 
     def _measure(self, n_tokens: int) -> None:
         now = time.perf_counter()

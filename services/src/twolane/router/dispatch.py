@@ -31,7 +31,7 @@ from twolane.router.submission import Submission, Submitter
 from twolane.router.tokenizer import Tokenizer
 
 RETRY_OVERLOADED_S = 1.0
-# Workers that an answer is sent to before its first token, one after the other.
+# How often an answer that its workers gave up is sent to others.
 MAX_ATTEMPTS = 3
 # Held requests that are sent in one turn of the event loop.
 _RELEASED_PER_TURN = 16
@@ -234,12 +234,11 @@ class Dispatcher:
     def _fitted(self, task: AnswerTask) -> AnswerTask:
         """The task within the context of workers that were not known when it was checked."""
         fingerprint = self._cluster.fingerprint
-        room = (
-            task.sampling.max_tokens if fingerprint is None else fingerprint.max_model_len - len(task.prompt)
-        )
+        asked_tokens = len(task.prompt) - task.generated_tokens
+        room = task.sampling.max_tokens if fingerprint is None else fingerprint.max_model_len - asked_tokens
         if room < 1:
             raise ContextTooLong(
-                f"the prompt has {len(task.prompt)} tokens; with one token of answer that exceeds the "
+                f"the prompt has {asked_tokens} tokens; with one token of answer that exceeds the "
                 "context of the workers that have started"
             )
         sampling = task.sampling

@@ -71,7 +71,7 @@ class Observer(Protocol):
         ...
 
     def retry(self, generation: Generation, answer: Answer, error: TwolaneError) -> bool:
-        """Sends an answer whose workers gave up before its first token to others, or holds it."""
+        """Sends an answer whose workers gave up to others, or holds it."""
         ...
 
     def generation_over(self, generation: Generation) -> None:

@@ -120,7 +120,7 @@ class RouterMetrics:
             self._tokens["cached"].observe(usage.cached_tokens)
 
     def retried(self) -> None:
-        """An answer was sent to other workers before its first token."""
+        """An answer that its workers gave up was sent to others."""
         self._retries.inc()
 
     def refused(self, code: str) -> None:

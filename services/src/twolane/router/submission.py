@@ -1,7 +1,7 @@
 """Places an answer and makes the messages for its one or two workers.
 
 `dispatch.py` sends them, first for every answer of a request and once more for an answer whose workers
-gave up before its first token.
+gave up.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Submitter:
             cache_salt=request.cache_salt,
             traceparent=request.traceparent,
             ttft_slo_ms=ttft_ms,
+            generated_tokens=task.generated_tokens,
         )
 
 
