@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _PACKAGES = {
     "openssl": "openssl",
 }
 _OWN = "twolane-node-"
+WIRE = "twolane"
+"""How the name of the interface begins that this machine gets."""
 
 
 def refusal() -> str:
@@ -115,6 +118,15 @@ def sweep(temporary: Path) -> None:
     for folder in temporary.glob(f"{_OWN}*"):
         if _orphaned(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def leftovers() -> list[str]:
+    """What a cluster of this process has left on the machine: empty when all is well."""
+    mine = f"{_OWN}{os.getpid()}"
+    found = [str(path) for root in _hierarchies() for path in root.glob(f"{mine}-*")]
+    found += [str(path) for path in Path(tempfile.gettempdir()).glob(mine)]
+    found += [line for line in Path("/proc/mounts").read_text().splitlines() if mine in line]
+    return found + [line for line in run("ip", "-o", "link").splitlines() if WIRE in line]
 
 
 def own_folder(temporary: Path) -> Path:

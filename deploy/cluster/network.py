@@ -10,6 +10,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from deploy.cluster.enclosure import Enclosure, run
+from deploy.cluster.host import WIRE
 from deploy.cluster.processes import StartError
 
 _PREFIX = 24
@@ -58,7 +59,7 @@ class Network:
     @property
     def wire(self) -> str:
         """Name of the interface that the host gets."""
-        return f"twolane{self.byte}"
+        return f"{WIRE}{self.byte}"
 
 
 def free_network() -> Network:

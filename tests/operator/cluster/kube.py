@@ -31,14 +31,22 @@ class Kube:
         self.kubeconfig = kubeconfig
         self.program = str(ensure("kubectl")["kubectl"])
 
-    def kubectl(self, *args: str, text: str | None = None) -> str:
-        """Runs kubectl and returns what it prints.
+    def kubectl(self, *args: str, text: str | None = None, patience_s: float = 30.0) -> str:
+        """Runs kubectl and returns what it prints; no request of it may take longer than `patience_s`.
 
         Raises:
             Refused: it failed.
         """
-        command = [self.program, "--kubeconfig", str(self.kubeconfig), "--request-timeout=30s", *args]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
+        command = [
+            self.program,
+            "--kubeconfig",
+            str(self.kubeconfig),
+            f"--request-timeout={patience_s:.0f}s",
+            *args,
+        ]
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False, timeout=patience_s + 90
+        )
         if done.returncode:
             raise Refused(done.stderr)
         return done.stdout
@@ -129,10 +137,11 @@ def eventually(question: Callable[[], T], timeout_s: float = WAIT_S) -> T:
 
 
 def model_deployment(name: str = "demo", **spec: Any) -> Json:
-    """A small ModelDeployment whose image exists nowhere; kwok does not mind."""
+    """A small ModelDeployment whose image exists nowhere; kwok does not mind. Rollouts do not soak."""
+    rollout = {"rollback": {"soakSeconds": 0}} | spec.pop("rollout", {})
     return {
         "apiVersion": "serving.twolane.dev/v1alpha1",
         "kind": "ModelDeployment",
         "metadata": {"name": name},
-        "spec": {"model": {"imagePath": "/opt/model"}, **spec},
+        "spec": {"model": {"imagePath": "/opt/model"}, "rollout": rollout, **spec},
     }
