@@ -1,0 +1,64 @@
+"""What a planner is told once: targets, bounds over pools, pauses, and how careful it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from twolane.core.errors import ConfigError
+from twolane.core.request import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """Settings of the planner.
+
+    Attributes:
+        goal: share of requests that should keep their targets.
+        ttft_s: seconds to the first token, by lane.
+        tpot_s: seconds per further token.
+        start_s: seconds until a new pod serves.
+        interval_s: seconds between two views.
+        up_s: pause between two raises of one pool.
+        down_s: a pool is lowered only to what sufficed for so long.
+        idle_s: seconds without requests before all pools go to none; None: never.
+        ratio_min: prefill workers for each decode worker at least.
+        ratio_max: prefill workers for each decode worker at most; None: no limit.
+        shared: workers can change between pools without a restart, so pools share their headroom.
+        hysteresis: what is left after a removal exceeds the need by this share.
+        margin_share: share of the time that forecast errors are covered.
+        drain_s: seconds in which a backlog should be gone.
+        care_most: factor of care about bursts that missed targets may bring.
+        care_least: factor that kept targets may bring.
+    """
+
+    goal: float = 0.99
+    ttft_s: Mapping[Lane, float] = field(default_factory=lambda: {Lane.SHORT: 0.4, Lane.LONG: 2.0})
+    tpot_s: float = 0.1
+    start_s: float = 120.0
+    interval_s: float = 15.0
+    up_s: float = 30.0
+    down_s: float = 300.0
+    idle_s: float | None = None
+    ratio_min: float = 0.0
+    ratio_max: float | None = None
+    shared: bool = True
+    hysteresis: float = 0.05
+    margin_share: float = 0.9
+    drain_s: float = 30.0
+    care_most: float = 8.0
+    care_least: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuses what can't be kept.
+
+        Raises:
+            ConfigError: the goal or margin_share is no share, or the ratio bounds exclude each other.
+        """
+        for name in ("goal", "margin_share"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)}", param=name)
+        if self.ratio_max is not None and self.ratio_max < self.ratio_min:
+            raise ConfigError("ratio_max must not be below ratio_min", param="ratio_max")
+        if not (self.start_s > 0.0 and self.interval_s > 0.0 and self.drain_s > 0.0):
+            raise ConfigError("start_s, interval_s and drain_s must be above 0")

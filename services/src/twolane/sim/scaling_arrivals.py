@@ -1,0 +1,99 @@
+"""Traces at the size of a fleet: every request of a trace stands for many clients, as arrays.
+
+A trace of one request a second keeps one worker busy at most. Each request is copied, and copies are
+spread by some seconds around it, so that the shape of the load over minutes and hours stays the trace's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twolane.core.errors import InvalidRequest
+from twolane.sim.profile import EngineProfile
+from twolane.sim.settings import SimSettings
+from twolane.workload.traces import TraceRequest
+
+Floats = NDArray[np.float64]
+SPREAD_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Requests in order of arrival; all arrays of one length.
+
+    Attributes:
+        time_s: arrival.
+        uncached: prompt tokens to compute; prompt: all prompt tokens; output: answer tokens.
+        work_s: seconds of a prefill worker, its share of constant costs left out.
+        alone_s: seconds of the prompt alone on an idle worker.
+        limit_s: seconds in which the first token should come.
+        is_short: class of the request.
+        duration_s: seconds from the start to the end of the trace.
+    """
+
+    time_s: Floats
+    uncached: Floats
+    prompt: Floats
+    output: Floats
+    work_s: Floats
+    alone_s: Floats
+    limit_s: Floats
+    is_short: NDArray[np.bool_]
+    duration_s: float
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+    def requests(self) -> list[TraceRequest]:
+        """The same as trace requests, for the fine simulator."""
+        rows = zip(self.time_s, self.prompt, self.output, self.prompt - self.uncached, strict=True)
+        return [TraceRequest(float(t), int(p), int(o), int(c)) for t, p, o, c in rows]
+
+
+def arrivals_of(
+    requests: Sequence[TraceRequest],
+    copies: float,
+    profile: EngineProfile,
+    settings: SimSettings,
+    rng: np.random.Generator,
+) -> Arrivals:
+    """Copies every request `copies` times (a broken number by chance) and prices it by the profile.
+
+    Raises:
+        InvalidRequest: nothing arrives.
+    """
+    if not requests or copies <= 0.0:
+        raise InvalidRequest("a scaling run needs requests and a positive number of copies")
+    table = np.array(
+        [(one.arrival_s, one.uncached_tokens, one.input_tokens, one.output_tokens) for one in requests]
+    )
+    table[:, 0] -= table[0, 0]
+    duration_s = float(table[-1, 0]) + 1.0
+    counts = np.floor(copies + rng.random(len(table))).astype(np.int64)
+    many = np.repeat(table, counts, axis=0)
+    many[:, 0] = np.abs(many[:, 0] + rng.uniform(-SPREAD_S, SPREAD_S, len(many)))
+    many = many[np.argsort(many[:, 0], kind="stable")]
+    time_s, uncached, prompt, output = (np.ascontiguousarray(column) for column in many.T)
+    most = profile.capacity_tokens // 2
+    cached = np.minimum(prompt - uncached, most - 1)
+    prompt = np.minimum(prompt, most)
+    uncached = np.maximum(1.0, np.minimum(uncached, prompt - cached))
+    cached = prompt - uncached
+    output = np.minimum(output, settings.decode.max_output_tokens)
+    attention_s = profile.attention_s * uncached * (uncached + 2.0 * cached)
+    memory_s = profile.weights_s + profile.cached_read_s * cached
+    work_s = profile.token_s * uncached + attention_s
+    alone_s = profile.overhead_s + np.maximum(memory_s, profile.token_s * uncached) + attention_s
+    is_short = uncached <= settings.short_tokens
+    slow_s = np.maximum(settings.long_ttft_s, settings.long_slowdown * alone_s)
+    limit_s = np.where(is_short, settings.short_ttft_s, slow_s)
+    return Arrivals(time_s, uncached, prompt, output, work_s, alone_s, limit_s, is_short, duration_s)
+
+
+def stretch(requests: Sequence[TraceRequest], start_s: float, duration_s: float) -> list[TraceRequest]:
+    """The requests of a part of a trace."""
+    return [one for one in requests if start_s <= one.arrival_s < start_s + duration_s]

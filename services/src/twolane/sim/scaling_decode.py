@@ -1,0 +1,149 @@
+"""Decode of a fleet between two moments: all workers equally full, steps priced by the profile.
+
+Rows advance in virtual time, one token each per step, so an answer ends at a virtual time that is known
+when it joins; ends are counted in buckets of one token. scaling.py calls it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from twolane.sim.profile import EngineProfile
+from twolane.sim.scaling_arrivals import Arrivals, Floats
+from twolane.sim.scaling_prefill import Indices
+
+TICK_S = 1.0
+# Share of the pages up to which admission lets answers in; the rest is for their growth.
+ADMIT_SHARE = 0.88
+
+
+class DecodeFlow:
+    """The decode pool.
+
+    Attributes:
+        rows: answers that decode.
+        held_tokens: tokens that they hold.
+        waiting: answers that wait for pages.
+        ended, output_tokens: answers that ended so far, and their tokens.
+    """
+
+    def __init__(self, arrivals: Arrivals, profile: EngineProfile, max_rows: int) -> None:
+        self._arrivals, self._profile, self._max_rows = arrivals, profile, max_rows
+        self.rows = 0.0
+        self.held_tokens = 0.0
+        self.ended = 0.0
+        self.output_tokens = 0.0
+        self.waiting: deque[Indices] = deque()
+        self._virtual = 0.0
+        self._end_at: Floats = np.full(len(arrivals), np.nan)
+        size = 1 << 16
+        self._rows_end, self._tokens_end, self._output_end = (np.zeros(size) for _ in range(3))
+        self._clock_s: list[float] = [0.0]
+        self._clock: list[float] = [0.0]
+        self._joins: dict[int, list[Indices]] = {}
+        self._longest = int(arrivals.output.max()) + 2 if len(arrivals) else 2
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many wait."""
+        return sum(map(len, self.waiting))
+
+    def join(self, index: Indices, first_s: Floats) -> None:
+        """Answers whose prompts are computed at `first_s`; their pages are sent then."""
+        profile, arrivals = self._profile, self._arrivals
+        more = arrivals.output[index] > 1.5
+        index, first_s = index[more], first_s[more]
+        if not len(index):
+            return
+        sent_s = (
+            first_s
+            + profile.transfer_latency_s
+            + arrivals.prompt[index] * (profile.kv_bytes_per_token / profile.transfer_bytes_per_s)
+        )
+        ticks = np.floor(sent_s / TICK_S).astype(np.int64)
+        order = np.argsort(ticks, kind="stable")
+        values, starts = np.unique(ticks[order], return_index=True)
+        for tick, group in zip(values.tolist(), np.split(index[order], starts[1:]), strict=True):
+            self._joins.setdefault(int(tick), []).append(group)
+
+    def tick(self, number: int, workers: float) -> None:
+        """One tick of time with so many workers."""
+        for late in [tick for tick in self._joins if tick <= number]:
+            self.waiting.extend(self._joins.pop(late))
+        self._admit(workers)
+        if self.rows > 0.0 and workers > 0.0:
+            self._advance(workers)
+        self._clock_s.append((number + 1) * TICK_S)
+        self._clock.append(self._virtual)
+
+    def last_s(self) -> Floats:
+        """When each answer's last token came; NaN for those still running."""
+        clock = np.array(self._clock)
+        found: Floats = np.interp(self._end_at, clock, np.array(self._clock_s))
+        found[~(self._end_at <= self._virtual)] = np.nan
+        return found
+
+    def drain_s(self, workers: float) -> float:
+        """Seconds until one worker of so many would have no row left that it has now."""
+        if self.rows <= 0.0 or workers <= 0.0:
+            return 1.0
+        here = int(self._virtual)
+        left = np.cumsum(self._rows_end[here : here + self._longest][::-1])
+        beyond = int(np.searchsorted(left, workers))
+        steps = max(0, len(left) - beyond)
+        return float(steps * self._step_s(workers))
+
+    def _step_s(self, workers: float) -> float:
+        rows = self.rows / workers
+        return self._profile.decode_constant_s(int(rows)) + (
+            self._profile.decode_read_s * self.held_tokens / workers
+        )
+
+    def _admit(self, workers: float) -> None:
+        room = ADMIT_SHARE * self._profile.capacity_tokens * workers - self.held_tokens
+        free = self._max_rows * workers - self.rows
+        while self.waiting and room > 0.0 and free >= 1.0:
+            group = self.waiting[0]
+            needs = np.cumsum(self._arrivals.prompt[group] + 1.0)
+            count = min(int(np.searchsorted(needs, room, side="right")), int(free))
+            if count == 0:
+                return
+            self._begin(group[:count])
+            room, free = room - float(needs[count - 1]), free - count
+            if count < len(group):
+                self.waiting[0] = group[count:]
+                return
+            self.waiting.popleft()
+
+    def _begin(self, group: Indices) -> None:
+        prompt, output = self._arrivals.prompt[group], self._arrivals.output[group]
+        end = self._virtual + output - 1.0
+        self._end_at[group] = end
+        bucket = end.astype(np.int64)
+        while len(self._rows_end) <= bucket.max() + 1:
+            self._rows_end, self._tokens_end, self._output_end = (
+                np.concatenate((one, np.zeros_like(one)))
+                for one in (self._rows_end, self._tokens_end, self._output_end)
+            )
+        np.add.at(self._rows_end, bucket, 1.0)
+        np.add.at(self._tokens_end, bucket, prompt + output)
+        np.add.at(self._output_end, bucket, output)
+        self.rows += len(group)
+        self.held_tokens += float((prompt + 1.0).sum())
+
+    def _advance(self, workers: float) -> None:
+        before = int(self._virtual)
+        steps = TICK_S / self._step_s(workers)
+        self._virtual += steps
+        after = int(self._virtual)
+        gone = float(self._rows_end[before:after].sum())
+        self.held_tokens += steps * (self.rows - gone / 2.0)
+        self.rows -= gone
+        self.held_tokens -= float(self._tokens_end[before:after].sum())
+        self.ended += gone
+        self.output_tokens += float(self._output_end[before:after].sum())
+        if self.rows < 0.5:
+            self.rows = self.held_tokens = 0.0
+        self.held_tokens = max(self.held_tokens, 0.0)
