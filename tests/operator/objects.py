@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from twolane.operator.actions import Apply, Delete, PassOn, Plan, Scale, Seed, SetFinalizer, WriteStatus
@@ -11,6 +11,7 @@ from twolane.operator.names import COMPONENT_LABEL, MODEL_DEPLOYMENT, POOL_LABEL
 from twolane.operator.observed import Key, Observed
 from twolane.operator.plan import plan
 from twolane.operator.resources.shape import Json
+from twolane.operator.scrape import Reading
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 IMAGE = "registry.example/twolane:1"
@@ -31,12 +32,13 @@ class World:
         self.children: dict[Key, Json] = {}
         self.pods: list[Json] = []
         self.events: list[str] = []
+        self.now = NOW
+        self.readings: dict[str, Reading] = {}
 
     def observe(self) -> Observed:
         """What the operator would see now."""
-        return Observed(
-            copy.deepcopy(self.md), copy.deepcopy(self.children), tuple(copy.deepcopy(self.pods)), NOW
-        )
+        children, pods = copy.deepcopy(self.children), tuple(copy.deepcopy(self.pods))
+        return Observed(copy.deepcopy(self.md), children, pods, self.now, dict(self.readings))
 
     def turn(self) -> Plan:
         """One reconciliation."""
@@ -56,6 +58,7 @@ class World:
             self.follow(ready)
             if not made.actions and made.look_again_s is None:
                 return
+            self.now += timedelta(seconds=made.look_again_s or 0)
         raise AssertionError(f"still busy after {turns} turns: {made.actions}")
 
     def follow(self, ready: bool = True, revision: str = "") -> None:

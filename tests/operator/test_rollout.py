@@ -100,6 +100,64 @@ def test_a_pool_never_asks_for_more_than_its_count_and_the_surge(
         assert not grows or targets["b"].pools[pool] + held <= max(number + surge, held + 1)
 
 
+def test_both_revisions_keep_the_ratio_of_their_pools() -> None:
+    """Six prefill and two decode workers: neither revision ever has workers of one role that idle."""
+    size = {"prefill": 6, "decode": 2}
+    wanted = Wanted("b", size, 2, 1, "Rolling", 1)
+    states = {"a": _running("a", size, 2)}
+    seen: list[list[tuple[int, ...]]] = []
+    for _ in range(200):
+        for revision, target in step(wanted, states).items():
+            if target.remove:
+                del states[revision]
+            else:
+                states[revision] = _asked(states.get(revision, RevisionState(revision)), target)
+        counts = [tuple(c.asked for c in state.pools.values()) for state in states.values()]
+        if not seen or seen[-1] != counts:
+            seen.append(counts)
+        states = {name: _follow(state, [0]) for name, state in states.items()}
+        states = {name: _follow(state, [1]) for name, state in states.items()}
+        if set(states) == {"b"} and states["b"].ready == 8:
+            break
+    for counts in seen:
+        for prefill, decode in counts:
+            # A pool may be one worker ahead of what the other is worth.
+            assert prefill <= 3 * decode
+            assert decode <= -(-prefill // 3) + 1
+    assert set(states) == {"b"}
+
+
+def test_routers_that_hold_come_only_with_their_workers() -> None:
+    """Ready without workers, they would keep requests waiting that the old revision can serve."""
+    wanted = Wanted("b", {"decode": 2}, 2, 1, "Rolling", 1, holds=True)
+    states = {"a": _running("a", {"decode": 2}, 2)}
+    targets = step(wanted, states)
+    assert (targets["b"].routers, targets["b"].pools) == (0, {"decode": 1})
+    assert targets["a"].routers == 2
+    states["b"] = RevisionState("b", {"decode": Count(1, 1, 1)}, Count(0, 0, 0), Count(1, 1, 1))
+    assert step(wanted, states)["b"].routers == 1
+
+
+def test_a_sleeping_model_changes_without_a_gap() -> None:
+    """The old routers stay until the new ones can hold what comes, and then go first."""
+    wanted = Wanted("b", {"decode": 0}, 2, 1, "Rolling", 1, holds=True)
+    states = {"a": _running("a", {"decode": 0}, 2)}
+    targets = step(wanted, states)
+    assert (targets["a"].routers, targets["b"].routers) == (2, 2)
+    states["b"] = RevisionState("b", {"decode": Count()}, Count(2, 2, 2), Count(1, 1, 1))
+    assert step(wanted, states)["a"].routers == 0
+
+
+def test_a_model_that_wakes_while_it_changes_has_routers_all_the_time() -> None:
+    """No worker of either revision serves: the new routers start at once, the old ones wait for them."""
+    wanted = Wanted("b", {"decode": 1}, 1, 1, "Rolling", 1, holds=True)
+    asleep = RevisionState("a", {"decode": Count(0, 0, 0)}, Count(1, 1, 1), Count(1, 1, 1))
+    targets = step(wanted, {"a": asleep})
+    assert (targets["a"].routers, targets["b"].routers) == (1, 1)
+    new = RevisionState("b", {"decode": Count(1, 1, 0)}, Count(1, 1, 1), Count(1, 1, 1))
+    assert step(wanted, {"a": asleep, "b": new})["a"].routers == 0
+
+
 def test_recreate_ends_the_old_revision_before_the_new_one_starts() -> None:
     """A cluster without a spare device can still change."""
     wanted = Wanted("b", {"decode": 2}, 1, 1, "Recreate")

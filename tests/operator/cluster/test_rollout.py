@@ -99,3 +99,44 @@ def test_recreate_never_holds_devices_twice(kube: Kube, namespace: str, operator
         return kube.get(namespace, "md", "demo")["status"]["servingRevisions"] not in ([], [first])
 
     eventually(over)
+
+
+def test_a_change_that_gets_nowhere_is_rolled_back_and_not_tried_again(
+    kube: Kube, namespace: str, operator: OperatorProcess
+) -> None:
+    """The old workers come back, the new ones go, the status says why; a mended spec is tried."""
+    pools = {"mixed": {"replicas": 2}}
+    kube.apply(namespace, model_deployment(pools=pools, rollout={"progressDeadlineSeconds": 60}))
+    kube.until(namespace, "demo", "RolloutComplete", status="True")
+    first = kube.get(namespace, "md", "demo")["status"]["revision"]
+    gpu = {"count": 1, "type": "of-the-future"}
+    kube.patch(namespace, "md", "demo", {"spec": {"pools": {"mixed": {"gpu": gpu}}}})
+    kube.until(namespace, "demo", "RolloutComplete", reason="RollingOut")
+    condition = eventually(lambda: _rolled_back(kube, namespace), timeout_s=120)
+    assert "nothing more became ready for 60 s" in condition["message"]
+    eventually(lambda: _revisions(kube, namespace) == {first})
+    status = eventually(lambda: _whole_again(kube, namespace))
+    assert status["servingRevisions"] == [first]
+    assert first in kube.events(namespace)["RolledBack"]
+    row = kube.kubectl("get", "md", "demo", "-n", namespace, "--no-headers").split()
+    assert row[:5] == ["demo", "True", "RolledBack", "2/2", "2/2"]
+    # Nothing of it starts again, though the operator itself does.
+    operator.kill()
+    operator.start()
+    kube.kubectl("scale", "wp", "demo-mixed", "-n", namespace, "--replicas=3")
+    eventually(lambda: kube.get(namespace, "md", "demo")["status"]["decode"] == "3/3")
+    assert _revisions(kube, namespace) == {first}
+    kube.patch(namespace, "md", "demo", {"spec": {"pools": {"mixed": {"gpu": {"type": ""}}}}})
+    kube.until(namespace, "demo", "RolloutComplete", status="True")
+    assert "rollout" not in kube.get(namespace, "md", "demo")["status"]
+    assert _revisions(kube, namespace) != {first}
+
+
+def _rolled_back(kube: Kube, namespace: str) -> Json:
+    condition = kube.condition(namespace, "demo", "RolloutComplete")
+    return condition if condition["reason"] == "RolledBack" else {}
+
+
+def _whole_again(kube: Kube, namespace: str) -> Json:
+    status: Json = kube.get(namespace, "md", "demo")["status"]
+    return status if status["decode"] == "2/2" else {}

@@ -33,6 +33,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "longChunkTokens must not exceed",
     ),
     ({"engine": {"device": "tpu"}}, "spec.engine.device"),
+    ({"rollout": {"rollback": {"maxErrorPercent": 101}}}, "spec.rollout.rollback.maxErrorPercent"),
+    ({"scaling": {"scaleToZero": {"holdSeconds": 0}}}, "spec.scaling.scaleToZero.holdSeconds"),
     ({"rollout": {"strategy": "Hope"}}, 'supported values: "Rolling", "Recreate"'),
     (
         {"scaling": {"ratio": {"minPrefillPerDecode": 2, "maxPrefillPerDecode": 1}}},
@@ -88,7 +90,13 @@ def test_defaults_are_filled_in_at_every_depth(kube: Kube, namespace: str) -> No
         "prefill": {"shared": {"scaling": {"minReplicas": 1}}},
         "decode": {"scaling": {"minReplicas": 1}},
     }
-    assert spec["rollout"] == {"strategy": "Rolling", "maxSurge": 1, "progressDeadlineSeconds": 1800}
+    assert spec["rollout"] == {
+        "strategy": "Rolling",
+        "maxSurge": 1,
+        "progressDeadlineSeconds": 1800,
+        # The soak is the test's own.
+        "rollback": {"enabled": True, "maxErrorPercent": 10, "minRequests": 20, "soakSeconds": 0},
+    }
 
 
 def test_explain_knows_every_word(kube: Kube) -> None:

@@ -23,6 +23,8 @@ PAGE_OBJECTS = 500
 # Requests of this process that the API server has to answer at a time.
 MAX_IN_FLIGHT = 8
 _APPLY, _MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
+Body = Json | list[Json]
 
 _PATHS = {
     "ModelDeployment": (f"apis/{API_VERSION}", "modeldeployments"),
@@ -132,9 +134,10 @@ class Cluster:
         return await self._request("PATCH", path, {"fieldManager": manager}, body, _MERGE)
 
     async def write_status(self, kind: str, namespace: str, name: str, status: Json) -> Json:
-        """Writes the fields of a status. Its only writer leads, so nobody's change can be lost."""
+        """Writes a whole status. Its only writer leads, so nobody's change can be lost."""
         path = _path(kind, namespace, name) + "/status"
-        return await self._request("PATCH", path, {"fieldManager": MANAGER}, {"status": status}, _MERGE)
+        change: Body = [{"op": "add", "path": "/status", "value": status}]
+        return await self._request("PATCH", path, {"fieldManager": MANAGER}, change, _JSON_PATCH)
 
     async def replace(self, body: Json) -> Json:
         """Replaces an object as it was seen; 409 when it has changed since."""
@@ -159,7 +162,7 @@ class Cluster:
         method: str,
         path: str,
         query: dict[str, str] | None = None,
-        body: Json | None = None,
+        body: Body | None = None,
         content_type: str = "application/json",
     ) -> Json:
         headers = {"Accept": "application/json", "Content-Type": content_type}
@@ -178,7 +181,7 @@ class Cluster:
         raise ClusterError(_reason(text), status, _retry_after(answered))
 
     async def _exchange(
-        self, method: str, path: str, headers: dict[str, str], body: Json | None
+        self, method: str, path: str, headers: dict[str, str], body: Body | None
     ) -> tuple[int, bytes, dict[str, str]]:
         prepared = await self._api.param_serialize(
             method, path, header_params=headers, body=body, auth_settings=["BearerToken"]

@@ -12,10 +12,13 @@ from twolane.operator.resources.shape import Json
 Status = Literal["True", "False", "Unknown"]
 ROLLED_UP = ("ModelLoaded", "PrefillReady", "DecodeReady", "RouterReady", "BrokerReady", "ScalingActive")
 """Conditions that must be True for Ready, in the order in which a reason is looked for."""
-ORDER = ("BrokerReady", "ModelLoaded", "PrefillReady", "DecodeReady", "RouterReady", "ScalingActive")
+ORDER = ("CertificatesReady", "BrokerReady", *ROLLED_UP[:4], "ScalingActive")
 
 ASLEEP = "Asleep"
 """Reason of parts that do not run, and need not: routers hold a request until they do."""
+
+ROLLED_BACK = "RolledBack"
+"""Reason of a rollout that failed: the previous revision serves, the declared one does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,16 @@ def ready(conditions: Mapping[str, Condition]) -> Condition:
     """Ready: True when every rolled-up condition is, or sleeps until a request comes; else the first cause
     in the order of dependence."""
     for name in ORDER:
-        condition = conditions[name]
+        if (condition := conditions.get(name)) is None:
+            # Processes that speak plain text have no certificates.
+            continue
         if condition.status != "True" and condition.reason != ASLEEP:
             return Condition("Ready", condition.status, condition.reason, f"{name}: {condition.message}")
     asleep = [item for item in conditions.values() if item.reason == ASLEEP]
     if asleep:
         return Condition("Ready", "True", ASLEEP, asleep[0].message)
+    if conditions["RolloutComplete"].reason == ROLLED_BACK:
+        return Condition("Ready", "True", ROLLED_BACK, conditions["RolloutComplete"].message)
     degraded = [item for item in conditions.values() if item.reason == "Degraded"]
     if degraded:
         words = "; ".join(item.message for item in degraded)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twolane.operator.build.workers import PoolPlan
-from twolane.operator.conditions import ASLEEP, Condition
+from twolane.operator.conditions import ASLEEP, ROLLED_BACK, Condition
 from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL
 from twolane.operator.observed import Observed, RevisionState, label
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec
+from twolane.operator.resources.rollout_status import Progress
 from twolane.operator.resources.shape import Json
 from twolane.operator.rollout import Wanted
 from twolane.operator.trouble import Trouble, has_started, worst_trouble
@@ -26,6 +27,7 @@ class Situation:
         wanted: where the rollout goes; its pools hold the counts asked for.
         states: what runs, by revision.
         foreign_scalers: sentences about Deployments that somebody scales instead of their WorkerPool.
+        progress: of the rollout; None when there is none.
     """
 
     observed: Observed
@@ -34,6 +36,7 @@ class Situation:
     wanted: Wanted
     states: Mapping[str, RevisionState]
     foreign_scalers: Sequence[str] = ()
+    progress: Progress | None = None
 
     @property
     def asleep(self) -> bool:
@@ -143,7 +146,11 @@ def _scaling(situation: Situation) -> Condition:
 
 
 def _rollout(situation: Situation) -> Condition:
-    revision = situation.wanted.revision
+    revision, progress = situation.wanted.revision, situation.progress
+    if progress is not None and progress.failure is not None:
+        words = f"revision {progress.revision} failed: {progress.failure.message}; revision {revision} "
+        words += "serves, and the new one is tried again when the spec changes"
+        return Condition("RolloutComplete", "False", ROLLED_BACK, words)
     others = sorted(set(situation.states) - {revision})
     for child in _deployments(situation, revision):
         if _is_stuck(child):
@@ -152,6 +159,9 @@ def _rollout(situation: Situation) -> Condition:
             return Condition("RolloutComplete", "False", "RolloutStuck", words)
     if others:
         words = f"revision {revision} replaces {', '.join(others)}"
+    if others and progress is not None and progress.settled is not None:
+        words = f"all of revision {revision} serves; {', '.join(others)} stays until it has proved itself"
+        return Condition("RolloutComplete", "False", "Soaking", words)
         return Condition("RolloutComplete", "False", "RollingOut", words)
     started = [_is_complete(child) for child in _deployments(situation, revision)]
     if not started or not all(started):

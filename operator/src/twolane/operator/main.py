@@ -22,8 +22,10 @@ from twolane.operator.events import Recorder
 from twolane.operator.handlers import registry, settings
 from twolane.operator.lease import Elector
 from twolane.operator.metrics import OperatorMetrics
+from twolane.operator.observe import observe
 from twolane.operator.plan import plan
 from twolane.operator.reconciler import Reconciler
+from twolane.operator.scrape import Scraper
 from twolane.telemetry.logs import configure_logging
 from twolane.telemetry.metrics import registry as metric_registry
 from twolane.telemetry.probes import ProbeServer
@@ -46,7 +48,9 @@ class Operator:
         self._identity = config.identity or f"{socket.gethostname()}-{os.getpid()}"
         applier = Applier(cluster, Recorder(cluster, self._identity), metrics)
         decide = partial(plan, default_image=config.image, default_redis=config.default_redis)
-        self._reconciler = Reconciler(cluster, applier, decide, metrics, config.resync_s)
+        self._scraper = Scraper()
+        look = partial(observe, cluster, self._scraper)
+        self._reconciler = Reconciler(look, applier, decide, metrics, config.resync_s)
         self._elector = self._make_elector(cluster) if config.leader_election else None
 
     def _make_elector(self, cluster: Cluster) -> Elector:
@@ -70,6 +74,7 @@ class Operator:
                 await self._term(stop, stopped)
         finally:
             stopped.cancel()
+            await self._scraper.close()
             if self._elector is not None:
                 await self._elector.release()
 

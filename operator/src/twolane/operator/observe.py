@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from twolane.operator.cluster import Cluster
-from twolane.operator.names import MODEL_DEPLOYMENT, MODEL_LABEL
-from twolane.operator.observed import Key, Observed
+from twolane.operator.names import COMPONENT_LABEL, MODEL_DEPLOYMENT, MODEL_LABEL
+from twolane.operator.observed import Key, Observed, is_ready, label
 from twolane.operator.resources.shape import Json
+from twolane.operator.scrape import Scraper
 
 CHILD_KINDS = ("WorkerPool", "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy")
 EXPOSURE_KINDS = {
@@ -19,7 +21,7 @@ EXPOSURE_KINDS = {
 """Kinds that few models need, by the field of spec.router that asks for them."""
 
 
-async def observe(cluster: Cluster, namespace: str, name: str) -> Observed | None:
+async def observe(cluster: Cluster, scraper: Scraper, namespace: str, name: str) -> Observed | None:
     """A fresh observation; None when the ModelDeployment is gone.
 
     Raises:
@@ -40,7 +42,15 @@ async def observe(cluster: Cluster, namespace: str, name: str) -> Observed | Non
         for child in found[kind]
         if owned_by(child, uid)
     }
-    return Observed(model_deployment, children, tuple(found["Pod"]), datetime.now(UTC))
+    observed = Observed(model_deployment, children, tuple(found["Pod"]), datetime.now(UTC))
+    return replace(observed, readings=await scraper.read(pods_to_ask(observed)))
+
+
+def pods_to_ask(observed: Observed) -> list[Json]:
+    """Pods whose metrics a decision needs: during a rollout the routers, which know what failed."""
+    if observed.deleting or len(observed.revisions()) < 2:
+        return []
+    return [pod for pod in observed.pods if label(pod, COMPONENT_LABEL) == "router" and is_ready(pod)]
 
 
 def exposed_kinds(model_deployment: Json) -> list[str]:

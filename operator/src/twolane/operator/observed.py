@@ -9,6 +9,7 @@ from datetime import datetime
 
 from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL, WORKER_POOL
 from twolane.operator.resources.shape import Json
+from twolane.operator.scrape import Reading
 
 Key = tuple[str, str]
 """Kind and name."""
@@ -63,12 +64,14 @@ class Observed:
         children: everything made for it but pods, by kind and name.
         pods: its pods.
         now: when it was seen.
+        readings: metrics of pods that were asked for them, by the name of the pod.
     """
 
     model_deployment: Json
     children: Mapping[Key, Json]
     pods: tuple[Json, ...]
     now: datetime
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
     @property
     def deleting(self) -> bool:

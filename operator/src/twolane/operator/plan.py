@@ -6,6 +6,7 @@ event, a restart or a second operator can't lead it astray.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -16,7 +17,6 @@ from twolane.operator.actions import (
     Delete,
     Emit,
     Plan,
-    Scale,
     SetFinalizer,
     WriteStatus,
 )
@@ -27,13 +27,17 @@ from twolane.operator.conditions import Condition, dated
 from twolane.operator.drift import reason_to_apply
 from twolane.operator.health import Situation
 from twolane.operator.names import FINALIZER, REVISION_LABEL, owner_of
-from twolane.operator.observed import Observed, RevisionState, label
+from twolane.operator.observed import Observed, label
+from twolane.operator.older import pools_of_state, toward
+from twolane.operator.progress import Trial, follow, is_soaking, served_by, trial_name
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec, Redis, read_spec
+from twolane.operator.resources.rollout_status import Progress, read_progress
 from twolane.operator.resources.shape import Json
 from twolane.operator.revision import revision_of
-from twolane.operator.rollout import Target, Wanted, retire, step
+from twolane.operator.rollout import Wanted, fall_back, retire, step
 from twolane.operator.scaling import counts, foreign_scalers, pass_on
 from twolane.operator.status import events_between, pool_status, refused_status, status_of
+from twolane.operator.trouble import worst_trouble
 
 LOOK_AGAIN_S = 5.0
 """How soon a rollout or a drain is looked at again; pods that end send no event of their own."""
@@ -65,18 +69,19 @@ def _plan_life(observed: Observed, spec: ModelDeploymentSpec, image: str) -> Pla
         actions.append(SetFinalizer(True))
     for pool in pools:
         actions += pass_on(owner, pool, existing.get(pool.name))
-    states = observed.revisions()
-    rollout, strangers = spec.rollout, foreign_scalers(observed, owner)
-    wanted = Wanted(
-        revision_of(owner, spec, image),
-        counts(pools, existing),
-        spec.router.replicas,
-        spec.broker.replicas,
-        rollout.strategy,
-        rollout.max_surge,
+    states, strangers = observed.revisions(), foreign_scalers(observed, owner)
+    wanted = _wanted(spec, revision_of(owner, spec, image), counts(pools, existing))
+    progress = follow(
+        read_progress(observed.model_deployment.get("status", {})),
+        wanted,
+        states,
+        _trial(observed, spec, wanted.revision),
     )
-    targets = step(wanted, states)
+    situation = Situation(observed, spec, pools, wanted, states, list(strangers.values()), progress)
     desired = standing(owner, spec, pools)
+    if progress is not None and progress.failure is not None:
+        return _plan_return(situation, progress, actions, desired)
+    targets = step(replace(wanted, soaking=is_soaking(progress, observed.now, spec.rollout)), states)
     if (target := targets.pop(wanted.revision, None)) is not None:
         desired += of_revision(owner, spec, image, wanted.revision, target)
         names = {pool: owner.workers(pool.name, wanted.revision) for pool in pools}
@@ -86,10 +91,49 @@ def _plan_life(observed: Observed, spec: ModelDeploymentSpec, image: str) -> Pla
         desired += workers_of_revision(owner, spec, image, wanted.revision, workers)
     actions += _applies(observed, desired)
     for revision, old in targets.items():
-        actions += _toward(observed, states[revision], old)
+        actions += toward(observed, states[revision], old)
     actions += _strays(observed, desired, {wanted.revision, *targets})
-    situation = Situation(observed, spec, pools, wanted, states, list(strangers.values()))
     return Plan((*actions, *_report(situation)), LOOK_AGAIN_S if targets else None)
+
+
+def _plan_return(
+    situation: Situation, progress: Progress, actions: list[Action], desired: list[Json]
+) -> Plan:
+    """Back to the previous revision, as it still is, and no further until the spec changes."""
+    observed, states = situation.observed, situation.states
+    previous = states[progress.previous]
+    # Counts that were changed since hold for it too; pools it alone has keep what they had.
+    kept = {name: situation.wanted.pools.get(name, progress.pools.get(name, 0)) for name in previous.pools}
+    wanted = replace(situation.wanted, revision=progress.previous, pools=kept)
+    targets = fall_back(wanted, states)
+    actions = [*actions, *_applies(observed, desired)]
+    for revision, target in targets.items():
+        actions += toward(observed, states[revision], target)
+    actions += _strays(observed, desired, set(targets))
+    pools = pools_of_state(previous, list(situation.pools))
+    report = _report(replace(situation, wanted=wanted, pools=pools))
+    return Plan((*actions, *report), LOOK_AGAIN_S if len(targets) > 1 else None)
+
+
+def _wanted(spec: ModelDeploymentSpec, revision: str, pools: dict[str, int]) -> Wanted:
+    return Wanted(
+        revision,
+        pools,
+        spec.router.replicas,
+        spec.broker.replicas,
+        spec.rollout.strategy,
+        spec.rollout.max_surge,
+        holds=spec.scaling is not None and spec.scaling.scale_to_zero is not None,
+    )
+
+
+def _trial(observed: Observed, spec: ModelDeploymentSpec, revision: str) -> Trial:
+    pods = [pod for pod in observed.pods if label(pod, REVISION_LABEL) == revision]
+    names = {pod["metadata"]["name"] for pod in pods}
+    served = served_by(reading for name, reading in observed.readings.items() if name in names)
+    trouble = worst_trouble(pods)
+    name = trial_name(observed.model_deployment["spec"])
+    return Trial(observed.now, name, spec.rollout, served, trouble.message if trouble else "")
 
 
 def _applies(observed: Observed, desired: list[Json]) -> list[Action]:
@@ -102,25 +146,6 @@ def _applies(observed: Observed, desired: list[Json]) -> list[Action]:
             if why.startswith("."):
                 words = f"{body['kind']} {body['metadata']['name']}: {why} was changed by hand; set back"
                 actions.append(Emit("Warning", "DriftRepaired", words))
-    return actions
-
-
-def _toward(observed: Observed, state: RevisionState, target: Target) -> list[Action]:
-    """Brings an older revision toward its target; its objects are kept as they were made."""
-    if target.remove:
-        kinds = ("Deployment", "Service")
-        return [
-            Delete(kind, name)
-            for (kind, name), child in observed.children.items()
-            if kind in kinds and label(child, REVISION_LABEL) == state.revision
-        ]
-    owner = owner_of(observed.model_deployment)
-    actions: list[Action] = []
-    if state.router.asked != target.routers:
-        actions.append(Scale(owner.router(state.revision), target.routers))
-    for pool, count in state.pools.items():
-        if count.asked != target.pools[pool]:
-            actions.append(Scale(owner.workers(pool, state.revision), target.pools[pool]))
     return actions
 
 
@@ -168,7 +193,7 @@ def _plan_end(observed: Observed, grace: int) -> Plan:
     actions: list[Action] = []
     for revision, target in targets.items():
         if not target.remove:
-            actions += _toward(observed, states[revision], target)
+            actions += toward(observed, states[revision], target)
     counts_left = [count for state in states.values() for count in (state.router, *state.pools.values())]
     words = f"{sum(count.exist for count in counts_left)} routers and workers are ending their requests"
     condition = Condition("Ready", "False", "Draining", words)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from twolane.operator.actions import Plan
 from twolane.operator.apply import Applier
-from twolane.operator.cluster import Cluster, ClusterError
+from twolane.operator.cluster import ClusterError
 from twolane.operator.metrics import OperatorMetrics
-from twolane.operator.observe import observe
 from twolane.operator.observed import Observed
 from twolane.operator.queue import Key, WorkQueue
 
 log = logging.getLogger(__name__)
 
+Observe = Callable[[str, str], Awaitable[Observed | None]]
 Decide = Callable[[Observed], Plan]
 
 
@@ -24,7 +24,7 @@ class Reconciler:
     """A few tasks that share one queue; one object is never looked at twice at a time.
 
     Args:
-        cluster: the API server.
+        observe: a fresh observation by namespace and name; None when there is nothing any more.
         applier: carries plans out.
         decide: the plan for an observation.
         metrics: counters.
@@ -32,9 +32,9 @@ class Reconciler:
     """
 
     def __init__(
-        self, cluster: Cluster, applier: Applier, decide: Decide, metrics: OperatorMetrics, resync_s: float
+        self, observe: Observe, applier: Applier, decide: Decide, metrics: OperatorMetrics, resync_s: float
     ) -> None:
-        self._cluster = cluster
+        self._observe = observe
         self._applier = applier
         self._decide = decide
         self._metrics = metrics
@@ -94,7 +94,7 @@ class Reconciler:
         return again_s
 
     async def _reconcile(self, key: Key) -> float | None:
-        observed = await observe(self._cluster, *key)
+        observed = await self._observe(*key)
         if observed is None:
             self._queue.forget(key)
             return None

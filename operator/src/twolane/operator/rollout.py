@@ -1,14 +1,17 @@
 """How many pods of each revision should run now: one step of a rollout, or of the end of everything.
 
 A revision is complete in itself: its workers know only its own broker, and so never meet workers of
-another. The steps keep at least one old revision whole until the new one has taken over. The plan
-calls it with fresh counts each time; it remembers nothing.
+another. The steps keep at least one old revision whole until the new one has taken over, and keep both
+in the ratio of their pools meanwhile, so that neither has workers of one role that wait for the other.
+The plan calls it with fresh counts each time; it remembers nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
 from typing import Literal
 
 from twolane.operator.observed import Count, RevisionState
@@ -25,6 +28,8 @@ class Wanted:
         brokers: brokers of each revision.
         strategy: Rolling or Recreate.
         max_surge: workers of a pool beyond its count meanwhile.
+        holds: routers are ready without workers, since they hold requests.
+        soaking: one pair of the old revision stays though the new one could do without.
     """
 
     revision: str
@@ -33,6 +38,8 @@ class Wanted:
     brokers: int
     strategy: Literal["Rolling", "Recreate"] = "Rolling"
     max_surge: int = 1
+    holds: bool = False
+    soaking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,26 @@ def retire(state: RevisionState) -> Target:
     return Target(none, 0, 0, remove=True)
 
 
+def fall_back(wanted: Wanted, states: Mapping[str, RevisionState]) -> dict[str, Target]:
+    """Returns to the wanted revision, whose objects are still there: it grows back, all others end.
+
+    Their routers end first, so that requests go nowhere else from this moment on.
+    """
+    back = states[wanted.revision]
+    serves = back.alive and back.router.ready > 0
+    targets = {
+        revision: retire(state) if serves else _as_it_is(state)
+        for revision, state in states.items()
+        if revision != wanted.revision
+    }
+    return targets | {wanted.revision: Target(wanted.pools, wanted.routers, back.broker.asked)}
+
+
+def _as_it_is(state: RevisionState) -> Target:
+    asked = {pool: count.asked for pool, count in state.pools.items()}
+    return Target(asked, state.router.asked, state.broker.asked)
+
+
 def step(wanted: Wanted, states: Mapping[str, RevisionState]) -> dict[str, Target]:
     """Targets of the wanted revision and of every other that still has something."""
     new = states.get(wanted.revision, RevisionState(wanted.revision))
@@ -63,44 +90,82 @@ def step(wanted: Wanted, states: Mapping[str, RevisionState]) -> dict[str, Targe
     final = Target(wanted.pools, wanted.routers, wanted.brokers)
     if not old:
         return {wanted.revision: final}
-    if wanted.strategy == "Recreate" or not any(wanted.pools.values()):
+    asleep = not any(wanted.pools.values())
+    if asleep and wanted.holds and new.router.ready < wanted.routers:
+        # Somebody must hold what comes.
+        return {state.revision: _as_it_is(state) for state in old} | {wanted.revision: final}
+    if wanted.strategy == "Recreate" or asleep:
         targets = {state.revision: retire(state) for state in old}
         done = all(target.remove for target in targets.values())
-        return targets | ({wanted.revision: final} if done or not any(wanted.pools.values()) else {})
-    if _has_taken_over(wanted, new):
+        return targets | ({wanted.revision: final} if done or asleep else {})
+    if has_taken_over(wanted, new) and not wanted.soaking:
         return {state.revision: retire(state) for state in old} | {wanted.revision: final}
     return _roll(wanted, new, old)
 
 
-def _has_taken_over(wanted: Wanted, new: RevisionState) -> bool:
+def has_taken_over(wanted: Wanted, new: RevisionState) -> bool:
+    """Whether all of a new revision serves."""
     counts = [(new.pools.get(pool, Count()).ready, number) for pool, number in wanted.pools.items()]
     return all(ready >= number for ready, number in counts) and new.router.ready >= wanted.routers
 
 
 def _roll(wanted: Wanted, new: RevisionState, old: list[RevisionState]) -> dict[str, Target]:
+    # The revision that serves keeps its workers; one that never came up gives its devices back first.
+    keeper = max(old, key=lambda state: (state.alive, state.ready))
     # New workers replace old ones only once requests can reach them.
     serving = new.alive and new.router.ready > 0 and new.broker.ready > 0
     ready = {pool: new.pools.get(pool, Count()).ready if serving else 0 for pool in wanted.pools}
-    grown = {pool: _grow(wanted, pool, new, old) for pool in wanted.pools}
-    share = min((ready[pool] / number for pool, number in wanted.pools.items() if number), default=0.0)
-    routers = max(1, new.router.asked, round(wanted.routers * share))
-    targets = {wanted.revision: Target(grown, min(routers, wanted.routers), wanted.brokers)}
-    room = {pool: max(number - ready[pool], 1) for pool, number in wanted.pools.items()}
-    # The revision that serves keeps its workers; one that never came up gives its devices back first.
-    keeper = max(old, key=lambda state: (state.alive, state.ready))
+    share = _share(wanted, ready)
+    targets = {
+        wanted.revision: Target(
+            _grown(wanted, new, old), _routers(wanted, new, keeper, share), wanted.brokers
+        )
+    }
     for state in old:
-        if state is not keeper or not state.ready:
+        if wanted.holds and not new.router.ready:
+            # Even one without workers holds what comes.
+            targets[state.revision] = _kept(wanted, state, share, state.router.asked)
+        elif state is not keeper or not state.ready:
             targets[state.revision] = retire(state)
-            continue
-        kept = {pool: min(count.asked, room.get(pool, count.asked)) for pool, count in state.pools.items()}
-        left = max(1, wanted.routers - new.router.ready)
-        targets[state.revision] = Target(kept, min(state.router.asked, left), state.broker.asked)
+        else:
+            targets[state.revision] = _kept(wanted, state, share, max(1, wanted.routers - new.router.ready))
     return targets
 
 
-def _grow(wanted: Wanted, pool: str, new: RevisionState, old: list[RevisionState]) -> int:
-    number = wanted.pools[pool]
-    held = sum(state.pools.get(pool, Count()).exist for state in old)
-    # At least one: a pool that shrinks at the same time must still begin.
-    room = max(1, number + wanted.max_surge - held)
-    return min(number, max(room, new.pools.get(pool, Count()).asked))
+def _share(wanted: Wanted, workers: Mapping[str, int]) -> Fraction:
+    """The share of a whole revision that so many workers are: that of the pool that is furthest behind."""
+    shares = [Fraction(workers[pool], number) for pool, number in wanted.pools.items() if number]
+    return min([Fraction(1), *shares]) if shares else Fraction(0)
+
+
+def _routers(wanted: Wanted, new: RevisionState, keeper: RevisionState, share: Fraction) -> int:
+    """Routers of the new revision: as many as its share of the workers is worth."""
+    if wanted.holds and not new.alive and keeper.alive:
+        # Ready without workers, they would hold requests that others can serve.
+        return new.router.asked
+    return min(max(1, new.router.asked, round(wanted.routers * share)), wanted.routers)
+
+
+def _kept(wanted: Wanted, state: RevisionState, share: Fraction, routers: int) -> Target:
+    """What an old revision keeps while the new one has a share of its workers ready: the rest, in ratio."""
+    pools = {}
+    for pool, count in state.pools.items():
+        number = wanted.pools.get(pool)
+        rest = count.asked if number is None else max(number - floor(number * share), 1)
+        pools[pool] = min(count.asked, rest)
+    return Target(pools, min(state.router.asked, routers), state.broker.asked)
+
+
+def _grown(wanted: Wanted, new: RevisionState, old: list[RevisionState]) -> dict[str, int]:
+    """Workers of the new revision: as many as there is room for in every pool, in ratio."""
+    room = {}
+    for pool, number in wanted.pools.items():
+        held = sum(state.pools.get(pool, Count()).exist for state in old)
+        # At least one: a pool that shrinks at the same time must still begin.
+        room[pool] = max(1, number + wanted.max_surge - held)
+    share = _share(wanted, room)
+    grown = {}
+    for pool, number in wanted.pools.items():
+        fair = min(room[pool], ceil(number * share))
+        grown[pool] = min(number, max(fair, new.pools.get(pool, Count()).asked))
+    return grown

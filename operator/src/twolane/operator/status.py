@@ -6,7 +6,7 @@ from twolane.operator.actions import Emit
 from twolane.operator.build.exposure import router_selector
 from twolane.operator.build.front import router_url
 from twolane.operator.build.workers import PoolPlan
-from twolane.operator.conditions import Condition, dated, ready
+from twolane.operator.conditions import ROLLED_BACK, Condition, dated, ready
 from twolane.operator.health import Situation, conditions_of
 from twolane.operator.names import MODEL_LABEL, POOL_LABEL, owner_of
 from twolane.operator.observe import EXPOSURE_KINDS
@@ -25,10 +25,12 @@ def status_of(situation: Situation) -> Json:
     everything = [ready(found), *found.values()]
     awake = [r for r, state in situation.states.items() if state.alive or situation.asleep]
     serving = [r for r in awake if situation.states[r].router.ready]
+    progress = situation.progress
     return {
         "observedGeneration": generation,
         "url": router_url(owner_of(observed.model_deployment)),
-        "revision": wanted.revision,
+        "revision": wanted.revision if progress is None else progress.revision,
+        **({} if progress is None else {"rollout": progress.written()}),
         "servingRevisions": serving,
         "prefill": _ready_of(situation, "prefill"),
         "decode": _ready_of(situation, "decode"),
@@ -107,6 +109,11 @@ def events_between(before: Json, after: Json) -> list[Emit]:
         if old is not None and any(old[name] != item[name] for name in watched):
             events.append(_turned(item))
     old_decisions = before.get("scalingDecisions", [])
+    failed = after.get("rollout", {}).get("failure")
+    if failed and failed != before.get("rollout", {}).get("failure"):
+        new, previous = after["rollout"]["revision"], after["rollout"]["previous"]
+        words = f"revision {new} failed: {failed['message']}; revision {previous} serves again"
+        events.append(Emit("Warning", ROLLED_BACK, words))
     for decision in after.get("scalingDecisions", []):
         if decision not in old_decisions and "from" in decision:
             change = f"{decision['from']} to {decision['to']} workers"

@@ -140,12 +140,22 @@ class Tracing(Shape):
 
 
 class Rollout(Shape):
+class Rollback(Shape):
+    """When a new revision has failed, so that the old one serves again."""
+
+    enabled: bool = True
+    max_error_percent: Annotated[int, Field(ge=0, le=100)] = 10
+    min_requests: Positive = 20
+    soak_seconds: Annotated[int, Field(ge=0, le=86400)] = 60
+
+
     """How a new revision replaces the old one."""
 
     strategy: Literal["Rolling", "Recreate"] = "Rolling"
     max_surge: Positive = 1
     progress_deadline_seconds: Seconds = 1800
 
+    rollback: Rollback = Rollback()
 
 class Drain(Shape):
     """How processes end."""
