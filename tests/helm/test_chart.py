@@ -97,6 +97,26 @@ def test_the_rights_name_no_secrets_and_no_wildcards() -> None:
         assert "secrets" not in rule["resources"]
 
 
+@pytest.mark.parametrize(
+    ("value", "resource", "flag"),
+    [
+        ("tls.secrets", "secrets", "--tls-secrets"),
+        ("tls.certManager", "certificates", "--tls-cert-manager"),
+    ],
+)
+def test_whoever_signs_gets_a_right_of_its_own(value: str, resource: str, flag: str) -> None:
+    """With the flag that makes use of it; nobody may list what the operator has not made."""
+    bodies = _render("--set", f"{value}=true")
+    rules = [rule for body in bodies if body["kind"] == "ClusterRole" for rule in body.get("rules", [])]
+    [rule] = [rule for rule in rules if resource in rule["resources"]]
+    assert rule["verbs"] == ["get", "create", "patch", "delete"]
+    assert {"secrets", "certificates"} & {each for one in rules for each in one["resources"]} == {resource}
+    [container] = _one(bodies, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert flag in container["args"]
+    config = OperatorConfig.from_args(container["args"][1:])
+    assert (config.tls_secrets, config.tls_cert_manager) == (resource == "secrets", resource == "certificates")
+
+
 def test_monitors_and_budgets_are_there_when_asked_for() -> None:
     """PodMonitors need kinds that a plain cluster lacks; one replica needs no budget."""
     kinds = [body["kind"] for body in _render()]

@@ -54,7 +54,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{- /* What the operator may do where it works. It reads no Secrets: pods name them, kubelets read them. */ -}}
+{{- /* What the operator may do where it works. Unless it is to sign it reads no Secrets: pods name them, kubelets
+read them. */ -}}
 {{- define "twolane.rules" -}}
 - apiGroups: [serving.twolane.dev]
   resources: [modeldeployments]
@@ -93,4 +94,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
+{{- if .Values.tls.secrets }}
+# No list and no watch: names must be known.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, patch, delete]
+{{- end }}
+{{- if .Values.tls.certManager }}
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
+  verbs: [get, create, patch, delete]
+{{- end }}
 {{- end }}

@@ -32,6 +32,8 @@ _PATHS = {
     "Deployment": ("apis/apps/v1", "deployments"),
     "Service": ("api/v1", "services"),
     "Pod": ("api/v1", "pods"),
+    "Secret": ("api/v1", "secrets"),
+    "Certificate": ("apis/cert-manager.io/v1", "certificates"),
     "Event": ("api/v1", "events"),
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),

@@ -24,6 +24,10 @@ class OperatorConfig(ProcessConfig):
     """Key of the URL in that Secret."""
     definitions_dir: Path | None = None
     """Folder with custom resource definitions that replace older installed ones; the chart mounts it."""
+    tls_secrets: bool = False
+    """Whether to be the authority of ModelDeployments with `tls.mode: operator`; needs rights on Secrets."""
+    tls_cert_manager: bool = False
+    """Whether to ask cert-manager for those with `tls.mode: certManager`; needs rights on Certificates."""
     namespaces: str = ""
     """Namespaces to work for, separated by commas; empty: the whole cluster."""
     leader_election: bool = True

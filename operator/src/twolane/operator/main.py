@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import kopf
 
 from twolane.core.errors import ConfigError, Unavailable
 from twolane.operator.apply import Applier
+from twolane.operator.certificate_keeper import CertificateKeeper, Rights
 from twolane.operator.cluster import Cluster, connect, namespace_of_pod
 from twolane.operator.config import OperatorConfig
 from twolane.operator.definitions import upgrade_definitions
@@ -23,6 +25,7 @@ from twolane.operator.handlers import registry, settings
 from twolane.operator.lease import Elector
 from twolane.operator.metrics import OperatorMetrics
 from twolane.operator.observe import observe
+from twolane.operator.observed import Observed
 from twolane.operator.plan import plan
 from twolane.operator.reconciler import Reconciler
 from twolane.operator.scrape import Scraper
@@ -49,7 +52,14 @@ class Operator:
         applier = Applier(cluster, Recorder(cluster, self._identity), metrics)
         decide = partial(plan, default_image=config.image, default_redis=config.default_redis)
         self._scraper = Scraper()
-        look = partial(observe, cluster, self._scraper)
+        rights = Rights(secrets=config.tls_secrets, cert_manager=config.tls_cert_manager)
+        keeper = CertificateKeeper(cluster, rights)
+
+        async def look(namespace: str, name: str) -> Observed | None:
+            observed = await observe(cluster, self._scraper, namespace, name)
+            # Before the plan: a pod's Secret should be there before the pod.
+            return observed and replace(observed, certificates=await keeper.keep(observed))
+
         self._reconciler = Reconciler(look, applier, decide, metrics, config.resync_s)
         self._elector = self._make_elector(cluster) if config.leader_election else None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from twolane.operator.conditions import Condition
 from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL, WORKER_POOL
 from twolane.operator.resources.shape import Json
 from twolane.operator.scrape import Reading
@@ -56,6 +57,21 @@ class RevisionState:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificates:
+    """How the certificates of a ModelDeployment's processes stand.
+
+    Attributes:
+        condition: for the status.
+        status: facts for the status; empty when there are none.
+        look_again_s: when something is due.
+    """
+
+    condition: Condition
+    status: Json
+    look_again_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One observation.
 
@@ -65,6 +81,7 @@ class Observed:
         pods: its pods.
         now: when it was seen.
         readings: metrics of pods that were asked for them, by the name of the pod.
+        certificates: how they stand; None where nobody keeps any.
     """
 
     model_deployment: Json
@@ -72,6 +89,7 @@ class Observed:
     pods: tuple[Json, ...]
     now: datetime
     readings: Mapping[str, Reading] = field(default_factory=dict)
+    certificates: Certificates | None = None
 
     @property
     def deleting(self) -> bool:

@@ -104,7 +104,9 @@ class Reconciler:
             log.info("plan", extra={"object": "/".join(key), "actions": names})
         await self._applier.carry_out(observed, made)
         # Spread out, so that many objects are not looked at in one moment.
-        return made.look_again_s or self._resync_s * random.uniform(0.8, 1.2)
+        resync_s = self._resync_s * random.uniform(0.8, 1.2)
+        kept_s = observed.certificates.look_again_s if observed.certificates is not None else None
+        return min(made.look_again_s or resync_s, kept_s or resync_s)
 
     def _failed(self, key: Key, reason: str, at_least_s: float) -> None:
         self._metrics.reconciled.labels("failed").inc()

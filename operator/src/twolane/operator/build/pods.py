@@ -6,8 +6,9 @@ override can leave it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from twolane.operator.build.certificates import certificate_volume
 from twolane.operator.build.model_volume import ModelVolume
 from twolane.operator.names import COMPONENT_LABEL, PROBE_PORT, Component, Owner
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec
@@ -56,6 +57,13 @@ class PodPlan:
 def pod_template(owner: Owner, spec: ModelDeploymentSpec, plan: PodPlan) -> Json:
     """A complete pod template, before overrides."""
     labels = owner.labels() | {COMPONENT_LABEL: plan.component} | plan.labels
+    volumes, mounts, flags = certificate_volume(owner, spec.tls, plan.component)
+    plan = replace(
+        plan,
+        args=[*plan.args, *flags],
+        volumes=[*plan.volumes, *volumes],
+        mounts=[*plan.mounts, *mounts],
+    )
     pod: Json = {
         "automountServiceAccountToken": False,
         # A service named twolane-router would put TWOLANE_ROUTER_… into the environment, which the
