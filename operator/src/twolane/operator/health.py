@@ -72,6 +72,8 @@ def conditions_of(situation: Situation) -> dict[str, Condition]:
         _scaling(situation),
         _rollout(situation),
     ]
+    if situation.observed.certificates is not None:
+        found.append(situation.observed.certificates.condition)
     return {condition.type: condition for condition in found}
 
 

@@ -19,6 +19,7 @@ from twolane.operator.resources.pools import (
 )
 from twolane.operator.resources.shape import Json, Shape
 from twolane.operator.resources.sources import Model, Name, PullPolicy
+from twolane.operator.resources.tls import Tls
 
 Seconds = Annotated[int, Field(ge=60)]
 
@@ -190,6 +191,7 @@ class ModelDeploymentSpec(Shape):
     rollout: Rollout = Rollout()
     drain: Drain = Drain()
     network_policy: NetworkPolicy = NetworkPolicy()
+    tls: Tls = Tls()
     pod_template: PodTemplate | None = None
 
 
