@@ -87,6 +87,19 @@ cluster-check: $(VENV)/installed-dev ## tests that need a Kubernetes API server 
 	$(if $(filter command line,$(origin KUBECONFIG)),TWOLANE_TEST_KUBECONFIG=$(abspath $(KUBECONFIG))) \
 		$(BIN)/pytest -m cluster $(FLAGS)
 
+# The full image for CUDA has the plain tag; docker and podman take the same flags as buildah.
+BUILDER ?= $(or $(shell command -v buildah),$(shell command -v podman),docker)
+TARGETS ?= control cpu cuda
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+
+.PHONY: images
+images: ## build the container images (TARGETS="control cpu" TAG=dev FLAGS="--build-arg PYTHON_IMAGE=...")
+	@for target in $(TARGETS); do \
+		tag=$(TAG)-$$target; [ $$target != cuda ] || tag=$(TAG); \
+		$(BUILDER) build --file deploy/images/Dockerfile --target $$target --tag twolane:$$tag \
+			$(if $(findstring buildah,$(BUILDER)),--layers --ignorefile deploy/images/Dockerfile.dockerignore) $(FLAGS) .; \
+	done
+
 .PHONY: proto
 proto: $(VENV)/installed-dev ## generate the stubs beside the .proto files
 	$(BIN)/python proto/generate.py

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 NAMESPACES = ("serving", "a", "b", "graphs")
 OPTIONS: dict[str, list[str]] = {
     "replicas": ["1", "3"],
-    "watchNamespaces": ["{}", "{a,b}"],
+    "watchNamespaces": ["", "{a,b}"],
     "image.registry": ["", "registry.example/team"],
     "image.tag": ["", "main"],
     "image.pullSecrets[0].name": ["", "pull"],
@@ -31,7 +31,7 @@ OPTIONS: dict[str, list[str]] = {
     "redis.mode": ["none", "external", "bundled"],
     "redis.secretName": ["books", "redis"],
     "redis.external.url": ["", "rediss://:word@books.example:6380/1"],
-    "redis.namespaces": ["{}", "{b}"],
+    "redis.namespaces": ["", "{b}"],
     "redis.bundled.persistence.enabled": ["true", "false"],
     "serviceAccount.create": ["true", "false"],
     "serviceAccount.name": ["me"],
@@ -120,7 +120,7 @@ def knowing(kube: Kube) -> Iterator[Kube]:
 
 
 def _bare(name: str, spec: Json) -> Json:
-    """A pod as its controller would make it; accounts exist once the rest does, which a dry run does not make."""
+    """A pod as its controller would make it; a dry run makes no account."""
     metadata = {"name": name, "namespace": "serving"}
     return {
         "apiVersion": "v1",
