@@ -100,6 +100,15 @@ images: ## build the container images (TARGETS="control cpu" TAG=dev FLAGS="--bu
 			$(if $(findstring buildah,$(BUILDER)),--layers --ignorefile deploy/images/Dockerfile.dockerignore) $(FLAGS) .; \
 	done
 
+.PHONY: node-check
+node-check: $(VENV)/installed-dev ## tests of the whole product on real nodes (root, Go; or KUBECONFIG=FILE IMAGE=REFERENCE)
+	$(if $(filter command line,$(origin KUBECONFIG)),TWOLANE_TEST_KUBECONFIG=$(abspath $(KUBECONFIG)) TWOLANE_TEST_IMAGE=$(IMAGE)) \
+		$(BIN)/pytest -m node $(FLAGS)
+
+.PHONY: node-up
+node-up: $(VENV)/installed-dev ## a cluster with two real nodes on this machine, as root, to play with
+	@exec env PYTHONPATH=. $(BIN)/python -m deploy.cluster node-up
+
 .PHONY: proto
 proto: $(VENV)/installed-dev ## generate the stubs beside the .proto files
 	$(BIN)/python proto/generate.py

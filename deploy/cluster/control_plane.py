@@ -26,6 +26,8 @@ CALL_TIMEOUT_S = 30.0
 # Known to loopback alone, for the minutes of a test.
 _ADMIN_TOKEN = "admin-of-a-throwaway-cluster"
 _ADMIN = "twolane-test-admin"
+# Of its clients only the one under test shall be what a test waits for.
+_UNHURRIED: dict[str, Any] = {"kube-api-qps": 500, "kube-api-burst": 1000}
 BRAIN = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 PARTS = (*BRAIN, "kwok")
 
@@ -139,8 +141,14 @@ class ControlPlane:
                 "secure-port": 0,
                 # A busy machine must not make the test's nodes look dead.
                 "node-monitor-grace-period": "10m",
+                **_UNHURRIED,
             },
-            "kube-scheduler": {"kubeconfig": self.kubeconfig, "leader-elect": "false", "secure-port": 0},
+            "kube-scheduler": {
+                "kubeconfig": self.kubeconfig,
+                "leader-elect": "false",
+                "secure-port": 0,
+                **_UNHURRIED,
+            },
             "kwok": {
                 "kubeconfig": self.kubeconfig,
                 "manage-all-nodes": "false",

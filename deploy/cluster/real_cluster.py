@@ -6,6 +6,7 @@ name server share another network. `python -m deploy.cluster node-up` and the no
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -45,6 +46,7 @@ class RealCluster:
         self._hub: Enclosure | None = None
         self._plane: ControlPlane | None = None
         self._resolver: Process | None = None
+        self._wire = ""
 
     @property
     def kubeconfig(self) -> Path:
@@ -84,6 +86,7 @@ class RealCluster:
         hub = self._hub = Enclosure("hub", folder)
         hub.start()
         wire_hub(network, hub)
+        self._wire = network.wire
         place = Place(network.hub, network.services, tuple(hub.enter()), self._names)
         self._plane = ControlPlane(folder, BRAIN, place)
         self._plane.start()
@@ -137,5 +140,9 @@ class RealCluster:
             self._plane.stop()
         if self._hub is not None:
             self._hub.stop()
+        if self._wire:
+            # It goes with the namespace too, but the kernel takes its time.
+            with contextlib.suppress(StartError):
+                run("ip", "link", "delete", self._wire)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -50,7 +50,7 @@ class Load:
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._threads = [
-            threading.Thread(target=self._ask_on, args=(number,), name=f"client-{number}")
+            threading.Thread(target=self._ask_on, args=(number,), name=f"client-{number}", daemon=True)
             for number in range(clients)
         ]
 
@@ -63,8 +63,9 @@ class Load:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        # After a failure nobody waits for answers that may never come.
         for thread in self._threads:
-            thread.join(REQUEST_TIMEOUT_S + 10)
+            thread.join(1.0 if kind else REQUEST_TIMEOUT_S + 10)
 
     def wait_for(self, more: int, timeout_s: float = 60.0) -> None:
         """Returns once so many more requests have been answered.

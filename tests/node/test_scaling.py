@@ -37,9 +37,7 @@ def test_to_zero_and_back_fails_no_request(chat: Model) -> None:
             chat.scale(0)
             assert not chat.pods(POOL)
             before = load.seen.count
-            eventually(
-                lambda: chat.kube.condition(chat.namespace, "chat", "Ready")["reason"] == "ScaledToZero"
-            )
+            eventually(lambda: chat.kube.condition(chat.namespace, "chat", "Ready")["reason"] == "Asleep")
             chat.scale(1)
             load.wait_for(5)
         assert load.seen.count > before
