@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +63,13 @@ def _render(chosen: dict[str, str]) -> list[Json]:
 def _pods(bodies: list[Json]) -> Iterator[tuple[str, Json]]:
     for body in bodies:
         if body["kind"] in ("Deployment", "StatefulSet", "Job", "DaemonSet"):
-            yield body["metadata"]["name"], body["spec"]["template"]
+            template = copy.deepcopy(body["spec"]["template"])
+            for claim in body["spec"].get("volumeClaimTemplates", []):
+                name = claim["metadata"]["name"]
+                template["spec"]["volumes"].append(
+                    {"name": name, "persistentVolumeClaim": {"claimName": name}}
+                )
+            yield body["metadata"]["name"], template
 
 
 def test_every_two_choices_meet() -> None:
@@ -135,7 +142,8 @@ def test_an_api_server_takes_every_object(knowing: Kube, chosen: dict[str, str])
     """Server-side dry-run with admission: strict fields, and the pods in a restricted namespace."""
     bodies = _render(chosen)
     pods = [_bare(name, template["spec"]) for name, template in _pods(bodies)]
-    text = yaml.safe_dump_all([*bodies, *pods])
+    # JSON: PyYAML writes words without quotes that others read as truth values.
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*bodies, *pods]})
     knowing.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename", "-", text=text)
 
 
