@@ -27,12 +27,19 @@ def chart(namespace: str, *args: str) -> list[Json]:
     return [body for body in yaml.safe_load_all(done.stdout) if body]
 
 
-def operator_kubeconfig(kube: Kube, namespace: str, folder: Path) -> Path:
-    """Installs the chart's account and rights for one namespace, and returns that account's kubeconfig."""
+def operator_kubeconfig(kube: Kube, namespace: str, folder: Path, *args: str) -> Path:
+    """Installs the chart's account and rights for one namespace, and returns that account's kubeconfig.
+
+    Args:
+        kube: an administrator's client.
+        namespace: where.
+        folder: for the kubeconfig.
+        args: further arguments of helm, such as values that give rights.
+    """
     kinds = ("ServiceAccount", "Role", "RoleBinding", "Lease")
     bodies = [
         body
-        for body in chart(namespace, "--set", f"watchNamespaces={{{namespace}}}")
+        for body in chart(namespace, "--set", f"watchNamespaces={{{namespace}}}", *args)
         if body["kind"] in kinds
     ]
     kube.kubectl("apply", "--filename", "-", text=yaml.safe_dump_all(bodies))
