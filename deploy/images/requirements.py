@@ -1,7 +1,7 @@
 """Prints what an image has to install, one requirement a line: `requirements.py control|engine|engine-cpu`.
 
-The Dockerfile calls it. `control` is all of twolane but the tensor library: operator, router, broker and
-the fetching of models; `engine` is what a worker needs beside it.
+The Dockerfile calls it. `control` is all of twolane but the tensor library and plots: operator, router,
+broker and the fetching of models; `engine` is what a worker needs beside it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-ENGINE = ("torch", "triton")
+# Plots are drawn by benchmarks and the simulator alone.
+ENGINE = ("torch", "triton", "matplotlib")
 # An image for CPUs alone runs no kernel that Triton would compile.
-ENGINE_CPU = ("torch",)
+ENGINE_CPU = ("torch", "matplotlib")
 
 
 def requirements(kind: str, project: dict[str, object]) -> list[str]:
