@@ -88,7 +88,7 @@ class Bench:
     def _apply(self, bodies: list[Json]) -> None:
         for start in range(0, len(bodies), 100):
             items = {"apiVersion": "v1", "kind": "List", "items": bodies[start : start + 100]}
-            self.kubectl("apply", "--server-side", "-f", "-", text=json.dumps(items))
+            self.kubectl("apply", "--server-side", "--validate=ignore", "-f", "-", text=json.dumps(items))
 
     def declare(self) -> None:
         """Makes every ModelDeployment."""
