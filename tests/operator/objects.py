@@ -7,7 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from twolane.operator.actions import Apply, Delete, PassOn, Plan, Scale, Seed, SetFinalizer, WriteStatus
-from twolane.operator.names import COMPONENT_LABEL, MODEL_DEPLOYMENT, POOL_LABEL, REVISION_LABEL
+from twolane.operator.names import (
+    COMPONENT_LABEL,
+    GROUP_LABEL,
+    INDEX_LABEL,
+    MODEL_DEPLOYMENT,
+    POOL_LABEL,
+    REVISION_LABEL,
+)
 from twolane.operator.observed import Key, Observed
 from twolane.operator.plan import plan
 from twolane.operator.resources.shape import Json
@@ -65,6 +72,8 @@ class World:
         """What controllers and kubelets do: as many pods as asked for, ready or not."""
         for (kind, name), child in self.children.items():
             labels = child["metadata"]["labels"]
+            if kind == "StatefulSet" and revision in ("", labels[REVISION_LABEL]):
+                self._follow_ranks(name, child, ready)
             if kind != "Deployment" or (revision and labels[REVISION_LABEL] != revision):
                 continue
             wanted = child["spec"]["replicas"]
@@ -78,8 +87,23 @@ class World:
             for made in self.pods:
                 if ready and made["metadata"]["labels"] == labels:
                     made["status"] = pod("", 0, labels, True)["status"]
-        names = {labels_key(child) for (kind, _), child in self.children.items() if kind == "Deployment"}
+        kinds = ("Deployment", "StatefulSet")
+        names = {labels_key(child) for (kind, _), child in self.children.items() if kind in kinds}
         self.pods = [pod for pod in self.pods if labels_key(pod) in names]
+
+    def _follow_ranks(self, name: str, child: Json, ready: bool) -> None:
+        """A pod for every number that has none; the others keep what they are."""
+        labels, wanted = child["metadata"]["labels"], child["spec"]["replicas"]
+        mine = {
+            p["metadata"]["name"]: p for p in self.pods if p["metadata"]["labels"].get(GROUP_LABEL) == name
+        }
+        others = [pod for pod in self.pods if pod["metadata"]["name"] not in mine]
+        fresh = [pod(name, number, labels | {INDEX_LABEL: str(number)}, ready) for number in range(wanted)]
+        kept = [mine.get(made["metadata"]["name"], made) for made in fresh]
+        if ready:
+            for rank in kept:
+                rank["status"] = pod("", 0, labels, True)["status"]
+        self.pods = [*others, *kept]
 
     def deployment(self, name: str) -> Json:
         """A Deployment by the part of its name before the revision."""
@@ -103,8 +127,10 @@ class World:
                 pool["spec"]["replicas"] = replicas
                 annotations = pool["metadata"].setdefault("annotations", {})
                 annotations["serving.twolane.dev/replicas-passed-on"] = str(replicas)
-            case Scale(name=name, replicas=replicas):
-                self.children["Deployment", name]["spec"]["replicas"] = replicas
+            case Scale(name=name, replicas=replicas, kind=kind):
+                self.children[kind, name]["spec"]["replicas"] = replicas
+            case Delete(kind="Pod", name=name):
+                self.pods = [pod for pod in self.pods if pod["metadata"]["name"] != name]
             case Delete(kind=kind, name=name):
                 self.children.pop((kind, name), None)
             case SetFinalizer(present=present):
@@ -139,7 +165,8 @@ def _stored(body: Json) -> Json:
 def labels_key(child: Json) -> tuple[str, ...]:
     """What ties a pod to its Deployment."""
     labels = child["metadata"]["labels"]
-    return tuple(labels.get(name, "") for name in (COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL))
+    names = (COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL, GROUP_LABEL)
+    return tuple(labels.get(name, "") for name in names)
 
 
 def pod(deployment: str, index: int, labels: dict[str, str], ready: bool) -> Json:

@@ -38,10 +38,11 @@ class PassOn:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Sets the replicas of the Deployment of an older revision."""
+    """Sets the replicas of a Deployment of an older revision, or of a StatefulSet that is one worker."""
 
     name: str
     replicas: int
+    kind: Literal["Deployment", "StatefulSet"] = "Deployment"
 
 
 @dataclass(frozen=True, slots=True)

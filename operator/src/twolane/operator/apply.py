@@ -88,8 +88,8 @@ class Applier:
                 annotations = {SEED_ANNOTATION: str(replicas)}
                 body = {"metadata": {"annotations": annotations}, "spec": {"replicas": replicas}}
                 await self._cluster.merge("WorkerPool", namespace, name, body, SEED_MANAGER)
-            case Scale(name=name, replicas=replicas):
-                await self._cluster.merge("Deployment", namespace, name, {"spec": {"replicas": replicas}})
+            case Scale(name=name, replicas=replicas, kind=kind):
+                await self._cluster.merge(kind, namespace, name, {"spec": {"replicas": replicas}})
             case Delete(kind=kind, name=name):
                 await self._cluster.delete(kind, namespace, name)
             case SetFinalizer(present=present):

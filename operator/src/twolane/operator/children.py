@@ -12,6 +12,7 @@ from twolane.operator.build.front import (
     router_service,
     router_template,
 )
+from twolane.operator.build.gangs import group
 from twolane.operator.build.guards import (
     broker_policy,
     component_budget,
@@ -61,11 +62,20 @@ def of_revision(
 def workers_of_revision(
     owner: Owner, spec: ModelDeploymentSpec, image: str, revision: str, counts: Mapping[PoolPlan, int | None]
 ) -> list[Json]:
-    """The workers of a revision; a count of None is left to the scaler that writes it."""
+    """The workers of a revision; a count of None is left to the scaler that writes it.
+
+    A pool of workers of several pods has at least the objects of its first one, which may be empty.
+    """
     children = []
     for pool, count in counts.items():
         template = worker_template(owner, spec, pool, image, broker_address(owner, revision))
         labels = {COMPONENT_LABEL: "worker", POOL_LABEL: pool.name, REVISION_LABEL: revision}
+        if (ranks := pool.pods_per_worker) > 1:
+            for number in range(max(1, count or 0)):
+                name = owner.group(pool.name, revision, number)
+                made = group(owner, name, labels, template, ranks if number < (count or 0) else 0)
+                children += [sealed(child) for child in made]
+            continue
         child = _deployment(owner, spec, owner.workers(pool.name, revision), labels, template)
         # A device is free for the new worker only when the old one is gone.
         child["spec"]["strategy"] = _strategy(surge=0, unavailable=1)

@@ -30,6 +30,7 @@ _PATHS = {
     "ModelDeployment": (f"apis/{API_VERSION}", "modeldeployments"),
     "WorkerPool": (f"apis/{API_VERSION}", "workerpools"),
     "Deployment": ("apis/apps/v1", "deployments"),
+    "StatefulSet": ("apis/apps/v1", "statefulsets"),
     "Service": ("api/v1", "services"),
     "Pod": ("api/v1", "pods"),
     "Secret": ("api/v1", "secrets"),

@@ -18,6 +18,7 @@ Ask = Callable[[tuple[str, str]], Awaitable[None]]
 _OWNED = (
     (GROUP, VERSION, "workerpools"),
     ("apps", "v1", "deployments"),
+    ("apps", "v1", "statefulsets"),
     ("", "v1", "services"),
     ("", "v1", "pods"),
     ("policy", "v1", "poddisruptionbudgets"),

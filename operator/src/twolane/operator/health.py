@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from twolane.operator.build.workers import PoolPlan
 from twolane.operator.conditions import ASLEEP, ROLLED_BACK, Condition
+from twolane.operator.gangs import is_first_rank
 from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL
 from twolane.operator.observed import Observed, RevisionState, label
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec
@@ -80,7 +81,7 @@ def conditions_of(situation: Situation) -> dict[str, Condition]:
 def _model(situation: Situation) -> Condition:
     names = [pool.name for pool in situation.pools]
     places = [(state, name) for state in situation.states for name in names]
-    pods = [pod for place in places for pod in situation.observed.pods_of(*place)]
+    pods = [pod for place in places for pod in situation.observed.pods_of(*place) if is_first_rank(pod)]
     loaded = sum(has_started(pod) for pod in pods)
     if situation.asleep:
         return _sleeping("ModelLoaded", situation)
@@ -159,14 +160,15 @@ def _rollout(situation: Situation) -> Condition:
             trouble = situation.trouble([_slot(child)])
             words = trouble.message if trouble else f"{child['metadata']['name']} makes no progress"
             return Condition("RolloutComplete", "False", "RolloutStuck", words)
-    if others:
-        words = f"revision {revision} replaces {', '.join(others)}"
     if others and progress is not None and progress.settled is not None:
         words = f"all of revision {revision} serves; {', '.join(others)} stays until it has proved itself"
         return Condition("RolloutComplete", "False", "Soaking", words)
+    if others:
+        words = f"revision {revision} replaces {', '.join(others)}"
         return Condition("RolloutComplete", "False", "RollingOut", words)
-    started = [_is_complete(child) for child in _deployments(situation, revision)]
-    if not started or not all(started):
+    parts = _deployments(situation, revision)
+    started = parts and all(_is_complete(child) for child in parts) and _gangs_started(situation)
+    if not started:
         return Condition("RolloutComplete", "False", "Starting", f"revision {revision} is starting")
     return Condition("RolloutComplete", "True", "UpToDate", f"revision {revision} runs alone")
 
@@ -178,6 +180,16 @@ def _deployments(situation: Situation, revision: str) -> list[Json]:
         for (kind, _), child in children
         if kind == "Deployment" and label(child, REVISION_LABEL) == revision
     ]
+
+
+def _gangs_started(situation: Situation) -> bool:
+    """Whether all workers of several pods were there once; what fails later does not undo a rollout."""
+    before = situation.observed.model_deployment.get("status", {})
+    known = {item["type"]: item["status"] for item in before.get("conditions", [])}
+    if before.get("revision") == situation.wanted.revision and known.get("RolloutComplete") == "True":
+        return True
+    gangs = [pool.name for pool in situation.pools if pool.pods_per_worker > 1]
+    return all(situation.ready(pool) >= situation.wanted.pools[pool] for pool in gangs)
 
 
 def _is_complete(deployment: Json) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,14 +24,25 @@ MODEL_LABEL = f"{GROUP}/model-deployment"
 COMPONENT_LABEL = f"{GROUP}/component"
 POOL_LABEL = f"{GROUP}/pool"
 REVISION_LABEL = f"{GROUP}/revision"
+GROUP_LABEL = f"{GROUP}/worker"
+"""The pods of one worker have it in common; only where a worker has several."""
+INDEX_LABEL = "apps.kubernetes.io/pod-index"
+"""Kubernetes' own: the rank."""
 APPLIED_ANNOTATION = f"{GROUP}/applied"
 VERSION_ANNOTATION = f"{GROUP}/version"
+RANKS_ANNOTATION = f"{GROUP}/pods-per-worker"
 SEED_ANNOTATION = f"{GROUP}/replicas-passed-on"
 
 ROUTER_HTTP_PORT, ROUTER_GRPC_PORT = 8000, 9000
 WORKER_PORT, BROKER_PORT, DATA_PORT, PROBE_PORT = 9100, 9200, 9300, 9400
 
+RANK_PORT = 9500
+"""Where the ranks of one worker meet."""
+
 Component = Literal["router", "broker", "worker"]
+
+# Beside a revision of 8 characters and a number of 4, with a hyphen each.
+_LONGEST_BASE = 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,16 @@ class Owner:
     def workers(self, pool: str, revision: str) -> str:
         """Name of the Deployment of a pool's workers of one revision."""
         return f"{self.name}-{pool}-{revision}"
+
+    def group(self, pool: str, revision: str, number: int) -> str:
+        """Name of the StatefulSet and the Service of one worker of several pods.
+
+        Labels that Kubernetes makes of it leave it 52 characters.
+        """
+        base = f"{self.name}-{pool}"
+        if len(base) > _LONGEST_BASE:
+            base = f"{base[: _LONGEST_BASE - 7]}-{hashlib.sha256(base.encode()).hexdigest()[:6]}"
+        return f"{base}-{revision}-{number}"
 
     def router(self, revision: str) -> str:
         """Name of the Deployment of one revision's routers."""

@@ -12,7 +12,7 @@ from twolane.operator.observed import Key, Observed, is_ready, label
 from twolane.operator.resources.shape import Json
 from twolane.operator.scrape import Scraper
 
-CHILD_KINDS = ("WorkerPool", "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy")
+CHILD_KINDS = ("WorkerPool", "Deployment", "StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy")
 EXPOSURE_KINDS = {
     "ingress": "Ingress",
     "httpRoute": "HTTPRoute",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from twolane.operator.conditions import Condition
-from twolane.operator.names import COMPONENT_LABEL, POOL_LABEL, REVISION_LABEL, WORKER_POOL
+from twolane.operator.names import COMPONENT_LABEL, GROUP_LABEL, POOL_LABEL, REVISION_LABEL, WORKER_POOL
 from twolane.operator.resources.shape import Json
 from twolane.operator.scrape import Reading
 
@@ -18,12 +18,12 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Pods of one Deployment.
+    """Pods of one Deployment, or workers of one pool: those of several pods are one each.
 
     Attributes:
-        asked: replicas the Deployment asks for.
-        exist: pods that exist, the ones that are ending included: they still hold their devices.
-        ready: pods that serve.
+        asked: how many are asked for.
+        exist: how many exist, the ones that are ending included: they still hold their devices.
+        ready: how many serve; a worker of several pods does when all of them are ready.
     """
 
     asked: int = 0
@@ -34,6 +34,9 @@ class Count:
     def gone(self) -> bool:
         """Nothing is asked for and nothing is left."""
         return self.asked == 0 and self.exist == 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.asked + other.asked, self.exist + other.exist, self.ready + other.ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,12 @@ class Observed:
         """What runs, by revision, in the order of names."""
         counts: dict[str, dict[str, Count]] = defaultdict(dict)
         for (kind, _), child in self.children.items():
+            slot = label(child, POOL_LABEL) or label(child, COMPONENT_LABEL)
+            slots = counts[label(child, REVISION_LABEL)] if kind in ("Deployment", "StatefulSet") else {}
             if kind == "Deployment":
-                slot = label(child, POOL_LABEL) or label(child, COMPONENT_LABEL)
-                counts[label(child, REVISION_LABEL)][slot] = self._count(child, slot)
+                slots[slot] = self._count(child, slot)
+            elif kind == "StatefulSet":
+                slots[slot] = slots.get(slot, Count()) + self._worker(child)
         return {revision: _state(revision, slots) for revision, slots in sorted(counts.items())}
 
     def pods_of(self, revision: str, slot: str) -> list[Json]:
@@ -124,6 +130,13 @@ class Observed:
         pods = self.pods_of(label(deployment, REVISION_LABEL), slot)
         ready = sum(is_ready(pod) for pod in pods)
         return Count(int(deployment["spec"].get("replicas", 1)), len(pods), ready)
+
+    def _worker(self, group: Json) -> Count:
+        """One worker of several pods: all of them or none."""
+        name, ranks = group["metadata"]["name"], int(group["spec"].get("replicas", 1))
+        pods = [pod for pod in self.pods if label(pod, GROUP_LABEL) == name]
+        ready = ranks > 0 and sum(is_ready(pod) for pod in pods) == ranks
+        return Count(int(ranks > 0), int(bool(pods)), int(ready))
 
 
 def _state(revision: str, slots: dict[str, Count]) -> RevisionState:

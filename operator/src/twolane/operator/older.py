@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from twolane.operator.actions import Action, Delete, Scale
 from twolane.operator.build.workers import Lane, PoolPlan, Role
+from twolane.operator.gangs import groups_of, scaled
 from twolane.operator.names import REVISION_LABEL, owner_of
 from twolane.operator.observed import Observed, RevisionState, label
 from twolane.operator.resources.pools import Pool
@@ -26,7 +27,7 @@ _PLACES: dict[str, tuple[Role, Lane]] = {
 def toward(observed: Observed, state: RevisionState, target: Target) -> list[Action]:
     """Brings an older revision toward its target."""
     if target.remove:
-        kinds = ("Deployment", "Service")
+        kinds = ("Deployment", "StatefulSet", "Service")
         return [
             Delete(kind, name)
             for (kind, name), child in observed.children.items()
@@ -37,7 +38,9 @@ def toward(observed: Observed, state: RevisionState, target: Target) -> list[Act
     if state.router.asked != target.routers:
         actions.append(Scale(owner.router(state.revision), target.routers))
     for pool, count in state.pools.items():
-        if count.asked != target.pools[pool]:
+        if groups := groups_of(observed, state.revision, pool):
+            actions += scaled(groups, target.pools[pool])
+        elif count.asked != target.pools[pool]:
             actions.append(Scale(owner.workers(pool, state.revision), target.pools[pool]))
     return actions
 

@@ -25,6 +25,7 @@ from twolane.operator.build.workers import pools_of
 from twolane.operator.children import of_revision, standing, workers_of_revision
 from twolane.operator.conditions import Condition, dated
 from twolane.operator.drift import reason_to_apply
+from twolane.operator.gangs import restarts, surplus
 from twolane.operator.health import Situation
 from twolane.operator.names import FINALIZER, REVISION_LABEL, owner_of
 from twolane.operator.observed import Observed, label
@@ -89,11 +90,15 @@ def _plan_life(observed: Observed, spec: ModelDeploymentSpec, image: str) -> Pla
             pool: None if name in strangers else target.pools[pool.name] for pool, name in names.items()
         }
         desired += workers_of_revision(owner, spec, image, wanted.revision, workers)
+        for pool in pools:
+            if pool.pods_per_worker > 1:
+                actions += surplus(observed, wanted.revision, pool.name, target.pools[pool.name])
     actions += _applies(observed, desired)
     for revision, old in targets.items():
         actions += toward(observed, states[revision], old)
-    actions += _strays(observed, desired, {wanted.revision, *targets})
-    return Plan((*actions, *_report(situation)), LOOK_AGAIN_S if targets else None)
+    fresh, suspected = restarts(observed)
+    actions += [*_strays(observed, desired, {wanted.revision, *targets}), *fresh]
+    return Plan((*actions, *_report(situation)), LOOK_AGAIN_S if targets or suspected else None)
 
 
 def _plan_return(
@@ -109,10 +114,11 @@ def _plan_return(
     actions = [*actions, *_applies(observed, desired)]
     for revision, target in targets.items():
         actions += toward(observed, states[revision], target)
-    actions += _strays(observed, desired, set(targets))
+    fresh, suspected = restarts(observed)
+    actions += [*_strays(observed, desired, set(targets)), *fresh]
     pools = pools_of_state(previous, list(situation.pools))
     report = _report(replace(situation, wanted=wanted, pools=pools))
-    return Plan((*actions, *report), LOOK_AGAIN_S if len(targets) > 1 else None)
+    return Plan((*actions, *report), LOOK_AGAIN_S if len(targets) > 1 or suspected else None)
 
 
 def _wanted(spec: ModelDeploymentSpec, revision: str, pools: dict[str, int]) -> Wanted:

@@ -8,7 +8,7 @@ from twolane.operator.build.front import router_url
 from twolane.operator.build.workers import PoolPlan
 from twolane.operator.conditions import ROLLED_BACK, Condition, dated, ready
 from twolane.operator.health import Situation, conditions_of
-from twolane.operator.names import MODEL_LABEL, POOL_LABEL, owner_of
+from twolane.operator.names import INDEX_LABEL, MODEL_LABEL, POOL_LABEL, owner_of
 from twolane.operator.observe import EXPOSURE_KINDS
 from twolane.operator.observed import Count
 from twolane.operator.resources.shape import Json
@@ -86,6 +86,9 @@ def pool_status(situation: Situation, pool: PoolPlan, child: Json) -> Json:
     """The status of a WorkerPool; its selector lets an autoscaler find the pods."""
     counts = _pool(situation, pool)
     labels = {MODEL_LABEL: situation.observed.model_deployment["metadata"]["name"], POOL_LABEL: pool.name}
+    if pool.pods_per_worker > 1:
+        # One pod a worker, so that an autoscaler's means are those of workers.
+        labels[INDEX_LABEL] = "0"
     asked, desired = read_pool(child).replicas, counts["desired"]
     held = asked is not None and asked != desired
     return {
@@ -109,12 +112,12 @@ def events_between(before: Json, after: Json) -> list[Emit]:
         watched = ("status", "reason") if item["type"] == "Ready" else ("status",)
         if old is not None and any(old[name] != item[name] for name in watched):
             events.append(_turned(item))
-    old_decisions = before.get("scalingDecisions", [])
     failed = after.get("rollout", {}).get("failure")
     if failed and failed != before.get("rollout", {}).get("failure"):
         new, previous = after["rollout"]["revision"], after["rollout"]["previous"]
         words = f"revision {new} failed: {failed['message']}; revision {previous} serves again"
         events.append(Emit("Warning", ROLLED_BACK, words))
+    old_decisions = before.get("scalingDecisions", [])
     for decision in after.get("scalingDecisions", []):
         if decision not in old_decisions and "from" in decision:
             change = f"{decision['from']} to {decision['to']} workers"

@@ -12,8 +12,11 @@ from twolane.operator.build.pods import PodPlan, pod_template, resources_of
 from twolane.operator.names import (
     API_VERSION,
     DATA_PORT,
+    GROUP_LABEL,
+    INDEX_LABEL,
     POOL_LABEL,
     PROBE_PORT,
+    RANK_PORT,
     WORKER_POOL,
     WORKER_PORT,
     Owner,
@@ -38,6 +41,12 @@ class PoolPlan:
     lane: Lane
     declared: Pool
     may_sleep: bool = False
+
+    @property
+    def pods_per_worker(self) -> int:
+        """Pods of one worker; ranks that share a pod are no pods of their own."""
+        parallel = self.declared.tensor_parallel
+        return 1 if parallel is None else parallel.pods_per_worker
 
     @property
     def first_replicas(self) -> int:
@@ -89,13 +98,14 @@ def worker_template(owner: Owner, spec: ModelDeploymentSpec, pool: PoolPlan, ima
     args += ["--served-model-name", spec.model.name or owner.name, "--worker-id", "$(POD_NAME)"]
     args += ["--broker", broker, "--host", "0.0.0.0", "--advertise-host", "$(POD_IP)"]  # noqa: S104
     args += ["--port", str(WORKER_PORT), "--http-port", str(PROBE_PORT), "--data-port", str(DATA_PORT)]
-    args += ["--drain-timeout-s", str(spec.drain.timeout_seconds)]
+    args += ["--drain-timeout-s", str(spec.drain.timeout_seconds), *_rank_flags(owner, pool)]
     args += [*engine_flags(spec.engine, pool.declared.engine), *telemetry_flags(spec)]
     plan = PodPlan(
         component="worker",
         image=image,
         args=args,
-        ports={"grpc": WORKER_PORT, "http": PROBE_PORT, "data": DATA_PORT},
+        ports={"grpc": WORKER_PORT, "http": PROBE_PORT, "data": DATA_PORT, **_rank_ports(pool)},
+        env=_rank_env(pool),
         labels={POOL_LABEL: pool.name},
         model=model,
         # The page pool of a CPU worker lies in shared memory; a container has 64 MiB of it by default.
@@ -106,6 +116,30 @@ def worker_template(owner: Owner, spec: ModelDeploymentSpec, pool: PoolPlan, ima
     template = pod_template(owner, spec, plan)
     template["spec"] |= _placement(owner, pool)
     return overlay(template, spec.pod_template, pool.declared.pod_template)
+
+
+def _rank_flags(owner: Owner, pool: PoolPlan) -> list[str]:
+    """How the ranks of a worker find each other; those of one pod are started by its one process."""
+    parallel = pool.declared.tensor_parallel
+    if parallel is None:
+        return []
+    flags = ["--tensor-parallel-size", str(parallel.size)]
+    if pool.pods_per_worker == 1:
+        return flags
+    address = f"$(WORKER)-0.$(WORKER).{owner.namespace}.svc:{RANK_PORT}"
+    return [*flags, "--tensor-parallel-rank", "$(RANK)", "--tensor-parallel-address", address]
+
+
+def _rank_ports(pool: PoolPlan) -> dict[str, int]:
+    return {"ranks": RANK_PORT} if pool.pods_per_worker > 1 else {}
+
+
+def _rank_env(pool: PoolPlan) -> list[Json]:
+    if pool.pods_per_worker == 1:
+        return []
+    labels = {"WORKER": GROUP_LABEL, "RANK": INDEX_LABEL}
+    paths = {name: f"metadata.labels['{label}']" for name, label in labels.items()}
+    return [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in paths.items()]
 
 
 def _resources(pool: Pool) -> Json:
@@ -123,10 +157,11 @@ def _placement(owner: Owner, pool: PoolPlan) -> Json:
         {"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": selector}
         for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
     ]
+    # The ranks of one worker belong together; they would be spread like workers.
+    wanted: Json = {"topologySpreadConstraints": spread} if pool.pods_per_worker == 1 else {}
     gpu = pool.declared.gpu
     if gpu is None:
-        return {"topologySpreadConstraints": spread}
-    wanted: Json = {"topologySpreadConstraints": spread}
+        return wanted
     # Nodes with devices are commonly tainted with the resource's name.
     wanted["tolerations"] = [{"key": gpu.resource, "operator": "Exists", "effect": "NoSchedule"}]
     if gpu.type:

@@ -140,7 +140,6 @@ class Tracing(Shape):
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1
 
 
-class Rollout(Shape):
 class Rollback(Shape):
     """When a new revision has failed, so that the old one serves again."""
 
@@ -150,13 +149,14 @@ class Rollback(Shape):
     soak_seconds: Annotated[int, Field(ge=0, le=86400)] = 60
 
 
+class Rollout(Shape):
     """How a new revision replaces the old one."""
 
     strategy: Literal["Rolling", "Recreate"] = "Rolling"
     max_surge: Positive = 1
     progress_deadline_seconds: Seconds = 1800
-
     rollback: Rollback = Rollback()
+
 
 class Drain(Shape):
     """How processes end."""

@@ -62,6 +62,13 @@ class Gpu(Shape):
     type_label: Name = "nvidia.com/gpu.product"
 
 
+class TensorParallel(Shape):
+    """A model that one device can't hold, or not fast enough: each worker is several ranks."""
+
+    size: Annotated[int, Field(ge=2, le=64)]
+    pods_per_worker: Annotated[int, Field(ge=1, le=64)] = 1
+
+
 class PoolScaling(Shape):
     """Bounds that hold whoever scales."""
 
@@ -75,6 +82,7 @@ class Pool(Shape):
     replicas: WorkerCount | None = None
     scaling: PoolScaling = PoolScaling()
     gpu: Gpu | None = None
+    tensor_parallel: TensorParallel | None = None
     resources: Resources | None = None
     engine: Engine | None = None
     pod_template: PodTemplate | None = None
