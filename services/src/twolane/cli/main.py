@@ -42,6 +42,12 @@ VERBS = (
         "bench policies", "twolane.sim.command", "compare scheduling policies in simulation", "compare_main"
     ),
     Verb("profile", "twolane.cli.profile", "time the engine's steps for the simulator"),
+    Verb(
+        "bench scaling",
+        "twolane.sim.scaling_command",
+        "compare scaling policies in simulation",
+        "scaling_main",
+    ),
     Verb("simulate", "twolane.sim.command", "simulate a cluster under a trace", "simulate_main"),
     Verb("inspect tls", "twolane.cli.inspect_tls", "show certificates, and whether a peer accepts them"),
     Verb("inspect leaks", "twolane.cli.inspect", "compare the books of broker and workers"),

@@ -208,7 +208,13 @@ class Planner:
         if sum(load.workers for load in loads.values()) < len(loads):
             return (), memory
         decision = RoleController(ROLES).decide(now_s, RolesView(loads, memory.roles))
-        return decision.moves, replace(memory, roles=decision.memory)
+        # Work that is foreseen keeps its workers: where all are short, a move only shifts the want.
+        moves = [
+            replace(move, workers=min(move.workers, int(load.workers - load.demand)))
+            for move in decision.moves
+            if (load := loads[move.source]).workers - load.demand >= 1.0
+        ]
+        return tuple(moves), replace(memory, roles=decision.memory)
 
     # Pauses and words
 

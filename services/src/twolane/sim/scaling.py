@@ -68,7 +68,10 @@ def worker_cost(profile: EngineProfile, max_rows: int) -> WorkerCost:
     """What a worker would report of itself once its costs are fitted."""
     step_s = profile.overhead_s + profile.weights_s
     prefill = PrefillCost.known(step_s, profile.attention_s, profile.token_s, profile.cached_read_s)
-    decode = DecodeCost.known(step_s, profile.decode_read_s, 0.0)
+    # A line through the steps, as workers fit one: rows cost nothing until computing takes over.
+    rows = np.arange(1, max_rows + 1)
+    row_s, constant_s = np.polyfit(rows, [profile.decode_constant_s(int(count)) for count in rows], 1)
+    decode = DecodeCost.known(float(constant_s), profile.decode_read_s, max(0.0, float(row_s)))
     return WorkerCost(prefill, decode, profile.capacity_tokens, max_rows)
 
 

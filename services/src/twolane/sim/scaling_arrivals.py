@@ -1,7 +1,8 @@
-"""Traces at the size of a fleet: every request of a trace stands for many clients, as arrays.
+"""Traces at the size of a fleet: a trace laid over itself many times, as arrays.
 
-A trace of one request a second keeps one worker busy at most. Each request is copied, and copies are
-spread by some seconds around it, so that the shape of the load over minutes and hours stays the trace's.
+A trace of one request a second keeps one worker busy at most. Each copy stands for as many clients as
+the trace has and is shifted by some minutes, so that the shape over minutes and hours stays the trace's
+while the bursts of single clients meet only by chance, as those of more clients would.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from twolane.sim.settings import SimSettings
 from twolane.workload.traces import TraceRequest
 
 Floats = NDArray[np.float64]
-SPREAD_S = 15.0
+SPREAD_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,9 @@ def arrivals_of(
     profile: EngineProfile,
     settings: SimSettings,
     rng: np.random.Generator,
+    spread_s: float = SPREAD_S,
 ) -> Arrivals:
-    """Copies every request `copies` times (a broken number by chance) and prices it by the profile.
+    """Lays `copies` of a trace over each other (the last one thinned) and prices them by the profile.
 
     Raises:
         InvalidRequest: nothing arrives.
@@ -73,9 +75,13 @@ def arrivals_of(
     )
     table[:, 0] -= table[0, 0]
     duration_s = float(table[-1, 0]) + 1.0
-    counts = np.floor(copies + rng.random(len(table))).astype(np.int64)
-    many = np.repeat(table, counts, axis=0)
-    many[:, 0] = np.abs(many[:, 0] + rng.uniform(-SPREAD_S, SPREAD_S, len(many)))
+    whole = int(copies)
+    parts = [table] * whole + [table[rng.random(len(table)) < copies - whole]]
+    shifts = rng.uniform(-spread_s, spread_s, len(parts))
+    many = np.concatenate(parts)
+    many[:, 0] += np.repeat(shifts, [len(part) for part in parts])
+    # What falls out at one end comes in at the other.
+    many[:, 0] %= duration_s
     many = many[np.argsort(many[:, 0], kind="stable")]
     time_s, uncached, prompt, output = (np.ascontiguousarray(column) for column in many.T)
     most = profile.capacity_tokens // 2
