@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from deploy.cluster.enclosure import run
+from deploy.cluster.network import wire_of
 from deploy.cluster.processes import StartError
 
 INSTALL_TIMEOUT_S = 600.0
@@ -27,8 +28,6 @@ _PACKAGES = {
     "openssl": "openssl",
 }
 _OWN = "twolane-node-"
-WIRE = "twolane"
-"""How the name of the interface begins that this machine gets."""
 
 
 def refusal() -> str:
@@ -120,13 +119,14 @@ def sweep(temporary: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def leftovers() -> list[str]:
-    """What a cluster of this process has left on the machine: empty when all is well."""
-    mine = f"{_OWN}{os.getpid()}"
+def leftovers(pid: int | None = None) -> list[str]:
+    """What a cluster of a process, by default this one, has left on the machine: empty when all is well."""
+    pid = pid or os.getpid()
+    mine = f"{_OWN}{pid}"
     found = [str(path) for root in _hierarchies() for path in root.glob(f"{mine}-*")]
     found += [str(path) for path in Path(tempfile.gettempdir()).glob(mine)]
     found += [line for line in Path("/proc/mounts").read_text().splitlines() if mine in line]
-    return found + [line for line in run("ip", "-o", "link").splitlines() if WIRE in line]
+    return found + [str(path) for path in Path("/sys/class/net").glob(wire_of(pid))]
 
 
 def own_folder(temporary: Path) -> Path:

@@ -7,10 +7,10 @@ interface and two kinds of routes, which go with the namespaces.
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass
 
 from deploy.cluster.enclosure import Enclosure, run
-from deploy.cluster.host import WIRE
 from deploy.cluster.processes import StartError
 
 _PREFIX = 24
@@ -59,7 +59,12 @@ class Network:
     @property
     def wire(self) -> str:
         """Name of the interface that the host gets."""
-        return f"{WIRE}{self.byte}"
+        return wire_of(os.getpid())
+
+
+def wire_of(pid: int) -> str:
+    """Name of the interface that this machine gets for the cluster of a process; 15 letters at most."""
+    return f"twolane{pid}"
 
 
 def free_network() -> Network:
