@@ -10,6 +10,7 @@ from twolane.core.request import Lane, SamplingParams
 from twolane.engine.pages import PagePool
 from twolane.engine.sequence import Sequence
 from twolane.policies.cost import PrefillCost
+from twolane.policies.prefill import PrefillDecision, PrefillView
 from twolane.policies.registry import by_name
 from twolane.policies.settings import PrefillSettings
 from twolane.prefill.queue import PrefillBatch, PrefillQueue, Prompt
@@ -153,3 +154,28 @@ def test_a_prompt_that_is_not_allowed_waits() -> None:
     assert compute(waiting, batch) == ["second"]
     assert not waiting.next_batch(0.0, lambda request_id: False).chunks
     assert compute(waiting, waiting.next_batch(0.0)) == ["first"]
+
+
+def test_a_step_of_answers_alone_is_not_taken_for_the_last_batch() -> None:
+    """The policy fits costs to batches: the time of a step without prompts must not reach it."""
+    waiting, _ = queue(policy="hrrn")
+    seen: list[float | None] = []
+    decide = waiting.policy.decide
+
+    class Spy:
+        """Notes the time that the view gives."""
+
+        name = "hrrn"
+
+        def decide(self, now_s: float, view: PrefillView) -> PrefillDecision:
+            """As the policy decides."""
+            seen.append(view.last_batch_s)
+            return decide(now_s, view)
+
+    waiting.policy = Spy()
+    waiting.add(prompt("first", list(range(4))))
+    compute(waiting, waiting.next_batch(0.0))
+    assert waiting.settle(waiting.next_batch(0.1), 5.0) == []
+    waiting.add(prompt("second", list(range(4))))
+    waiting.next_batch(0.2)
+    assert seen == [None, 0.01]

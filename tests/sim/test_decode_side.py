@@ -8,17 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sim.one_worker import Landing, decode_side
 from twolane.policies.decode import DecodeSettings, decode_by_name
-from twolane.policies.registry import by_name
-from twolane.policies.roles import Group
-from twolane.policies.settings import PrefillSettings
 from twolane.sim.decode_side import DecodeSide
 from twolane.sim.events import EventQueue
-from twolane.sim.prefill_side import PrefillSide
 from twolane.sim.profile import EngineProfile
 from twolane.sim.profile_file import profile_by_name
 from twolane.sim.request import SimRequest
-from twolane.sim.worker import SimWorker
 
 PROFILE = profile_by_name("h100_qwen3_8b")
 # No two land at once: the first would start a step before the second is there.
@@ -37,58 +33,17 @@ def _request(index: int, landing_s: float, prompt: int, output: int) -> SimReque
     request.generated_tokens = 1
     request.prefilled = True
     request.source = request.target = 0
+    request.max_tokens = 64
     request.token_clock_s = landing_s
     return request
 
 
-class _Host:
-    """Lands admitted requests at once, has lost ones computed again, and notes who finished."""
-
-    def __init__(self, events: EventQueue) -> None:
-        self.events = events
-        self.finished: dict[int, float] = {}
-
-    def decode_admitted(self, request: SimRequest, side: DecodeSide) -> None:
-        self.events.at(self.events.now_s, side.landed, (request, request.lease))
-
-    def decode_preempted(self, request: SimRequest, side: DecodeSide) -> None:
-        request.restart()
-        assert side.prompts is not None
-        side.prompts.add(request, front=True)
-
-    def prefill_finished(self, request: SimRequest, side: PrefillSide) -> None:
-        request.generated_tokens += 1
-        request.prefilled = True
-        assert side.answers is not None
-        if request.generated_tokens < request.output_tokens:
-            side.answers.stay(request)
-        else:
-            side.answers.give_back(request.name)
-            request.last_token_s = self.events.now_s
-            self.decode_finished(request)
-
-    def prefill_idle(self, side: PrefillSide) -> None:
-        assert side.is_empty
-
-    def offered(self, request: SimRequest) -> bool:
-        return True
-
-    def decode_finished(self, request: SimRequest) -> None:
-        assert request.index not in self.finished
-        self.finished[request.index] = request.last_token_s
-
-    def decode_idle(self, side: DecodeSide) -> None:
-        assert side.used_tokens == 0
-        assert side.left_tokens == 0
-
-
-def _side(events: EventQueue, policy: str, profile: EngineProfile, longest: int) -> tuple[DecodeSide, _Host]:
-    side = DecodeSide(events, profile, decode_by_name(policy, DecodeSettings(longest)), 256, longest)
-    prompts = PrefillSide(events, profile, by_name("fcfs"), PrefillSettings(), lambda: 1.0)
-    SimWorker(0, Group.DECODE, prompts, side)
-    host = _Host(events)
-    side.host = prompts.host = host
-    return side, host
+def _side(
+    events: EventQueue, policy: str, profile: EngineProfile, longest: int
+) -> tuple[DecodeSide, Landing]:
+    host = Landing(events)
+    chosen = decode_by_name(policy, DecodeSettings(longest))
+    return decode_side(events, profile, chosen, 256, host), host
 
 
 def _step_by_step(rows: Sequence[tuple[float, int, int]]) -> dict[int, float]:

@@ -150,6 +150,9 @@ class PrefillQueue:
 
     def settle(self, batch: PrefillBatch, seconds: float) -> list[Prompt]:
         """Records a computed batch, names its full pages and returns the prompts that are complete."""
+        if not batch.chunks:
+            # A step of answers alone says nothing about the prompts of the one before.
+            return []
         self._last_batch_s = seconds if batch.whole else None
         complete = []
         for prompt, _tokens in batch.chunks:

@@ -22,6 +22,7 @@ from twolane.sim.groups import GroupKeeper
 from twolane.sim.outcome import SimOutcome, TimeLine, outcome_of
 from twolane.sim.placing import Placing
 from twolane.sim.prefill_side import PrefillSide, noise_source
+from twolane.sim.profile import EngineProfile
 from twolane.sim.profile_file import profile_by_name
 from twolane.sim.request import SimRequest
 from twolane.sim.routing import Router
@@ -39,22 +40,29 @@ RETRY_S = 0.1
 
 
 class Simulation:
-    """One cluster and one trace."""
+    """One cluster and one trace.
 
-    def __init__(self, settings: SimSettings, trace: Sequence[TraceRequest]) -> None:
+    Args:
+        settings: the cluster.
+        trace: what arrives.
+        profile: of its engines; None: the one that the settings name.
+    """
+
+    def __init__(
+        self, settings: SimSettings, trace: Sequence[TraceRequest], profile: EngineProfile | None = None
+    ) -> None:
         self.settings = settings
         self.events = EventQueue()
-        self.profile = profile_by_name(settings.profile)
+        self.profile = profile or profile_by_name(settings.profile)
         rng = np.random.default_rng(settings.seed)
         policy = by_name(settings.prefill_policy, settings.prefill)
         decode_policy = decode_by_name(settings.decode_policy, settings.decode)
         noise = noise_source(np.random.default_rng([settings.seed, 1]), settings.step_noise)
-        max_output = settings.decode.max_output_tokens
         self.tally = Tally()
         self.workers: list[SimWorker] = []
         for index in range(settings.worker_count):
             prefill = PrefillSide(self.events, self.profile, policy, settings.prefill, noise)
-            decode = DecodeSide(self.events, self.profile, decode_policy, settings.max_rows, max_output)
+            decode = DecodeSide(self.events, self.profile, decode_policy, settings.max_rows)
             prefill.host = decode.host = self
             prefill.tally = decode.tally = self.tally
             is_mixed = index < settings.mixed_workers
@@ -107,7 +115,7 @@ class Simulation:
             prompt = min(item.input_tokens, most_prompt)
             output = min(item.output_tokens, most_output)
             request = SimRequest(index, item.arrival_s, prompt, output, min(item.cached_tokens, prompt - 1))
-            request.draw = draw
+            request.draw, request.max_tokens = draw, most_output
             request.is_short = request.uncached_tokens <= settings.short_tokens
             floor_s = self.profile.prefill_s(((request.uncached_tokens, request.cached_tokens),))
             slow_s = max(settings.long_ttft_s, settings.long_slowdown * floor_s)

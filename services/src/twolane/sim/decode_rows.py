@@ -1,15 +1,31 @@
-"""Requests as decode policies see them: built only when a policy looks."""
+"""Requests as decode policies see them, built only when a policy looks, and whom a decode half reports to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twolane.policies.decode import DecodeRow
 from twolane.sim.request import SimRequest
 
 if TYPE_CHECKING:
     from twolane.sim.decode_side import DecodeSide
+
+
+class DecodeHost(Protocol):
+    """What the cluster does when rows come and go."""
+
+    def decode_admitted(self, request: SimRequest, side: DecodeSide) -> None:
+        """Pages are reserved."""
+
+    def decode_preempted(self, request: SimRequest, side: DecodeSide) -> None:
+        """A row lost its pages: its tokens must be computed again on this worker."""
+
+    def decode_finished(self, request: SimRequest) -> None:
+        """The answer is complete."""
+
+    def decode_idle(self, side: DecodeSide) -> None:
+        """No row is left and none waits."""
 
 
 class Rows(Sequence[DecodeRow]):

@@ -7,37 +7,25 @@ worker's pages, of prompts too; with prompts waiting every step is played, and m
 
 from __future__ import annotations
 
-import math
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Protocol
+from math import ceil
+from typing import TYPE_CHECKING, Any
 
-from twolane.policies.decode import DecodePolicy, DecodeRow, DecodeView, FinishedAnswer
-from twolane.sim.decode_rows import Rows
+from twolane.policies.decode import DecodeDecision, DecodePolicy, DecodeRow, DecodeView, FinishedAnswer
+from twolane.sim.decode_rows import DecodeHost, Rows
 from twolane.sim.events import EventQueue
 from twolane.sim.profile import EngineProfile
 from twolane.sim.prompt_pages import PromptPages
 from twolane.sim.request import SimRequest
-from twolane.sim.step_gaps import StepGaps
+from twolane.sim.step_runs import StepGaps, steps_s, steps_within
 from twolane.sim.tally import Tally
 
 if TYPE_CHECKING:
     from twolane.sim.prefill_side import PrefillSide
 
 
-class DecodeHost(Protocol):
-    """What the cluster does when rows come and go."""
-
-    def decode_admitted(self, request: SimRequest, side: DecodeSide) -> None:
-        """Pages are reserved."""
-
-    def decode_preempted(self, request: SimRequest, side: DecodeSide) -> None:
-        """A row lost its pages: its tokens must be computed again on this worker."""
-
-    def decode_finished(self, request: SimRequest) -> None:
-        """The answer is complete."""
-
-    def decode_idle(self, side: DecodeSide) -> None:
-        """No row is left and none waits."""
+# While requests wait for pages a live worker asks its policy before every step; here every few are enough.
+ASK_EVERY = 8
 
 
 class DecodeSide:
@@ -50,10 +38,11 @@ class DecodeSide:
         joining: those that join at the next step.
         left_tokens: answer tokens that the holders may still generate at most.
         pages: those of prompts.
+        ask_every: steps at most between two questions to the policy while requests wait.
     """
 
     def __init__(
-        self, events: EventQueue, profile: EngineProfile, policy: DecodePolicy, max_rows: int, max_tokens: int
+        self, events: EventQueue, profile: EngineProfile, policy: DecodePolicy, max_rows: int
     ) -> None:
         self.host: DecodeHost | None = None
         self.prompts: PrefillSide | None = None
@@ -64,17 +53,19 @@ class DecodeSide:
         self.running: dict[str, SimRequest] = {}
         self.joining: list[SimRequest] = []
         self.memory: Any = None
+        self.decisions: list[tuple[float, DecodeDecision]] | None = None
         self.steps = 0
         self.held_tokens = self.reserved_tokens = self.left_tokens = 0
         self.pages = PromptPages()
         self.preemptions = 0
         self.busy_s = 0.0
         self.is_settling = False
+        self.ask_every = ASK_EVERY
+        self._ahead = self._spare = 0
         self._events = events
         self._profile = profile
         self._policy = policy
         self._max_rows = max_rows
-        self._max_tokens = max_tokens
         self._finished: list[FinishedAnswer] = []
         self._leaving: list[SimRequest] = []
         self._ends: list[tuple[int, int, int, SimRequest]] = []
@@ -99,9 +90,14 @@ class DecodeSide:
 
     def row_of(self, request: SimRequest) -> DecodeRow:
         """The request as the policy sees it."""
-        done = self._done(request) if request.name in self.running else request.generated_tokens
-        held = request.prompt_tokens + 1 + done - request.generated_tokens
-        return DecodeRow(request.name, held, done, self._max_tokens, request.draw)
+        if request.name in self.running:
+            done = self._done(request) + self._ahead
+            held = request.prompt_tokens + 1 + done - request.generated_tokens - self._spare
+        else:
+            # What another worker has drawn is known here once it lands.
+            done = request.max_tokens - request.left_tokens if request.name in self.holders else 0
+            held = request.prompt_tokens + 1
+        return DecodeRow(request.name, held, done, request.max_tokens, request.draw)
 
     # Pages of prompts
 
@@ -125,6 +121,9 @@ class DecodeSide:
         """Asks for pages for a prompt that another worker computes."""
         self.waiting.append(request)
         self.admit()
+        if self.waiting:
+            # From now on the policy is asked again between steps.
+            self.cut()
 
     def landed(self, arrival: tuple[SimRequest, int]) -> None:
         """The pages of (request, lease) are here: the row joins at the next step.
@@ -138,12 +137,14 @@ class DecodeSide:
     def stay(self, request: SimRequest) -> None:
         """A prompt that was computed here goes on here, in the pages that it has."""
         self.pages.free(request.name)
-        self.holders[request.name] = request
-        self.left_tokens += self._most_left(request)
-        self.reserved_tokens += request.prompt_tokens + 1
+        self._reserve(request, request.max_tokens - request.generated_tokens)
         self._join_soon(request)
 
     def _join_soon(self, request: SimRequest) -> None:
+        # Now it is known here what its prompt's worker has drawn.
+        left_tokens = request.max_tokens - request.generated_tokens
+        self.left_tokens += left_tokens - request.left_tokens
+        request.left_tokens = left_tokens
         self.joining.append(request)
         if self.running:
             self.cut()
@@ -163,7 +164,7 @@ class DecodeSide:
 
     def fail(self) -> list[SimRequest]:
         """Loses everything; gives the requests back with the tokens they had generated."""
-        self._catch_up()
+        self._advance(self._elapsed_steps())
         lost = [*self.holders.values(), *self.waiting]
         for request in list(self.running.values()):
             self._drop(request)
@@ -179,6 +180,10 @@ class DecodeSide:
         """Lets the policy reserve pages for waiting requests."""
         if not self.waiting:
             return
+        # Between steps a row's newest token has no page yet; within one it has.
+        self._spare = 1 if self.is_settling else 0
+        self._ahead = 0 if self.is_settling else self._elapsed_steps()
+        grown = len(self.running) * (self._ahead - self._spare)
         view = DecodeView(
             rows=Rows(list(self.holders.values()), self),
             waiting=Rows(self.waiting, self),
@@ -187,23 +192,24 @@ class DecodeSide:
             other_tokens=self.pages.taken_tokens,
             finished=tuple(self._finished),
             memory=self.memory,
-            held_tokens=self.held_tokens + self.reserved_tokens,
-            left_tokens=self.left_tokens,
+            held_tokens=self.held_tokens + self.reserved_tokens + grown,
+            left_tokens=self.left_tokens - len(self.running) * self._ahead,
         )
         self._finished.clear()
         decision = self._policy.decide(self._events.now_s, view)
         self.memory = decision.memory
+        if self.decisions is not None:
+            self.decisions.append((self._events.now_s, decision))
         for name in decision.admit:
             request = self.waiting[0]
             if request.name != name:
                 raise RuntimeError(f"policy {self._policy.name} admitted out of order")
-            if request.prompt_tokens + 1 > self._profile.capacity_tokens - self.used_tokens:
+            if request.prompt_tokens + 1 > self._profile.capacity_tokens - self.used_tokens - grown:
                 return
             self.waiting.pop(0)
             request.lease += 1
-            self.holders[name] = request
-            self.left_tokens += self._most_left(request)
-            self.reserved_tokens += request.prompt_tokens + 1
+            # As its worker sees it: tokens of an earlier life are part of the prompt.
+            self._reserve(request, request.max_tokens - (request.prompt_tokens - request.asked_tokens))
             if self.host is not None:
                 self.host.decode_admitted(request, self)
 
@@ -214,16 +220,19 @@ class DecodeSide:
         if self.host is not None:
             self.host.decode_preempted(request, self)
 
+    def _reserve(self, request: SimRequest, left_tokens: int) -> None:
+        """Takes pages for a row that is to join, and may then generate so many tokens."""
+        self.holders[request.name] = request
+        self.reserved_tokens += request.prompt_tokens + 1
+        request.left_tokens = left_tokens
+        self.left_tokens += left_tokens
+
     def _unreserve(self, request: SimRequest) -> None:
         """Gives the pages of a row that has not joined back."""
         del self.holders[request.name]
         self.reserved_tokens -= request.prompt_tokens + 1
-        self.left_tokens -= self._most_left(request)
+        self.left_tokens -= request.left_tokens
         self.joining = [other for other in self.joining if other is not request]
-
-    def _most_left(self, request: SimRequest) -> int:
-        """Tokens that a request may generate here at most; its prefill gives one of its answer."""
-        return self._max_tokens - request.generated_tokens - (0 if request.prefilled else 1)
 
     # Steps
 
@@ -233,25 +242,29 @@ class DecodeSide:
 
     def _steps_s(self, count: int) -> float:
         """Seconds of the first `count` steps of the segment."""
-        rows = len(self.running)
         read = self._profile.decode_read_s
-        return count * (self._constant_s + read * (self.held_tokens + rows * (count - 1) / 2.0))
+        return steps_s(count, self._constant_s + read * self.held_tokens, read * len(self.running))
 
     def cut(self) -> None:
         """Ends the segment at the next step boundary, for rows or prompts to join or leave."""
         if self._cut_pending or self.is_settling or not self.running:
             return
         self._cut_pending = True
-        elapsed_s = self._events.now_s - self._segment_start_s
-        slope = self._profile.decode_read_s * len(self.running) / 2.0
-        first = self._constant_s + self._profile.decode_read_s * self.held_tokens - slope
-        if slope > 0.0:
-            root = math.sqrt(first * first + 4.0 * slope * max(0.0, elapsed_s))
-            count = math.ceil((root - first) / (2.0 * slope))
-        else:
-            count = math.ceil(elapsed_s / first)
-        if max(1, count) < self._planned:
-            self._plan(max(1, count))
+        count = max(1, ceil(self._steps_within(self._events.now_s - self._segment_start_s)))
+        if count < self._planned:
+            self._plan(count)
+
+    def _steps_within(self, seconds: float) -> float:
+        """Steps of the segment that fit, the last one in part."""
+        read = self._profile.decode_read_s
+        first_s = self._constant_s + read * self.held_tokens
+        return steps_within(seconds, first_s, read * len(self.running))
+
+    def _elapsed_steps(self) -> int:
+        """Whole steps of the segment that are over."""
+        if not self.running:
+            return 0
+        return min(self._planned, int(self._steps_within(self._events.now_s - self._segment_start_s) + 1e-6))
 
     def _plan(self, count: int) -> None:
         self._planned = count
@@ -266,17 +279,6 @@ class DecodeSide:
         if self._mixed and self.prompts is not None:
             self.prompts.settle()
         self.begin()
-
-    def _catch_up(self) -> None:
-        """Counts the whole steps done so far, before an unplanned change."""
-        if not self.running:
-            return
-        count = 0
-        while (
-            count < self._planned and self._segment_start_s + self._steps_s(count + 1) <= self._events.now_s
-        ):
-            count += 1
-        self._advance(count)
 
     def _advance(self, count: int) -> None:
         rows = len(self.running)
@@ -302,7 +304,8 @@ class DecodeSide:
         if request in self._leaving:
             self._leaving.remove(request)
             return
-        self._finished.append(FinishedAnswer(request.generated_tokens))
+        length = request.generated_tokens
+        self._finished.append(FinishedAnswer(length, cut_off=length >= request.max_tokens))
         if self.host is not None:
             self.host.decode_finished(request)
 
@@ -311,7 +314,7 @@ class DecodeSide:
         done = self._done(request)
         grown = done - request.generated_tokens
         self.held_tokens -= request.prompt_tokens + 1 + grown
-        self.left_tokens -= self._max_tokens - done
+        self.left_tokens -= request.max_tokens - done
         request.prompt_tokens += grown
         request.generated_tokens = done
         request.token_clock_s = self._segment_start_s
@@ -350,7 +353,8 @@ class DecodeSide:
             prompts.run_alone(chunks)
         elif rows:
             # The policy of the prompts that wait is asked before every step.
-            self._plan(1 if prompts is not None and prompts.prompts else self._steps_to_change(rows))
+            most = 1 if prompts is not None and prompts.prompts else self._steps_to_change(rows)
+            self._plan(min(most, self.ask_every) if self.waiting else most)
         elif self.is_empty and self.host is not None:
             self.host.decode_idle(self)
 

@@ -72,6 +72,7 @@ class PrefillSide:
         self._events = events
         self._profile = profile
         self._policy = policy
+        self._most_pinned = PINNED_SHARE * profile.capacity_tokens
         self._fitting = policy if isinstance(policy, FitsBoundary) else None
         self._noise = noise
         self._started: set[str] = set()
@@ -133,13 +134,14 @@ class PrefillSide:
 
     def remove(self, name: str) -> SimRequest | None:
         """Takes a prompt out (abort) and gives its pages back; a chunk of it that runs is for nothing."""
-        if self.answers is not None:
-            self.answers.give_back(name)
+        freed = self.answers.pages.free(name) if self.answers is not None else 0
         request = self.requests.pop(name, None)
         if request is not None:
             self._forget(name, request.lane)
             # The same request may come back before the batch ends; that chunk is not for it.
             self._stale.update(chunk.request_id for chunk in self._running if chunk.request_id == name)
+        if freed and self.answers is not None:
+            self.answers.admit()
         self.decide()
         return request
 
@@ -182,11 +184,10 @@ class PrefillSide:
     def _allowed(self) -> tuple[WaitingPrefill, ...]:
         """All prompts, or those whose pages can leave while too many are pinned."""
         answers, host = self.answers, self.host
-        if answers is not None and host is not None and answers.pages.pinned_tokens > 0:
-            if answers.pages.pinned_tokens > PINNED_SHARE * self._profile.capacity_tokens:
-                requests = self.requests
-                return tuple(each for key, each in self.prompts.items() if host.offered(requests[key]))
-        return tuple(self.prompts.values())
+        if answers is None or host is None or answers.pages.pinned_tokens <= self._most_pinned:
+            return tuple(self.prompts.values())
+        requests = self.requests
+        return tuple(each for key, each in self.prompts.items() if host.offered(requests[key]))
 
     def _ask(self, waiting: tuple[WaitingPrefill, ...]) -> tuple[tuple[Chunk, ...], bool]:
         now_s = self._events.now_s

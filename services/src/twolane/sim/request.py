@@ -29,6 +29,8 @@ class SimRequest:
         "lane",
         "last_token_s",
         "lease",
+        "left_tokens",
+        "max_tokens",
         "name",
         "output_tokens",
         "prefilled",
@@ -54,6 +56,8 @@ class SimRequest:
         self.queued_s = arrival_s
         self.prompt_tokens = self.asked_tokens = prompt_tokens
         self.output_tokens = output_tokens
+        # Limit of the answer as its client set it; policies see it, not the length that comes.
+        self.max_tokens = output_tokens
         self.cached_tokens = cached
         self.generated_tokens = 0
         self.is_short = True
@@ -70,6 +74,8 @@ class SimRequest:
         self.worst_gap_s = 0.0
         self.joined_segment = 0
         self.joined_step = 0
+        # Tokens it may still generate, as a decode worker counted when it reserved pages.
+        self.left_tokens = 0
         # Number of the reservation that holds; pages sent under an older one are ignored.
         self.lease = 0
         # Whether its pages are complete, at worker `source`; its decode worker is `target`.

@@ -1,8 +1,27 @@
-"""The longest step since a row joined, for every row of a batch at the cost of one entry per segment."""
+"""Runs of decode steps, each longer than the one before by the same time, in closed form.
+
+Also the longest step since a row joined, for every row of a batch at the cost of one entry per run.
+"""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
+
+
+def steps_s(count: int, first_s: float, growth_s: float) -> float:
+    """Seconds of `count` steps, the first of which takes first_s."""
+    return count * (first_s + growth_s * (count - 1) / 2.0)
+
+
+def steps_within(seconds: float, first_s: float, growth_s: float) -> float:
+    """How many steps fit, the last one in part: the inverse of `steps_s`."""
+    if seconds <= 0.0:
+        return 0.0
+    if growth_s <= 0.0:
+        return seconds / first_s
+    linear_s = first_s - growth_s / 2.0
+    return (math.sqrt(linear_s * linear_s + 2.0 * growth_s * seconds) - linear_s) / growth_s
 
 
 class StepGaps:
