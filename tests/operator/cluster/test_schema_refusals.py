@@ -27,6 +27,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "must not exceed",
     ),
     ({"pools": {"mixed": {"resources": {"limits": {"cpu": "much"}}}}}, "spec.pools.mixed.resources.limits"),
+    (
+        {"pools": {"mixed": {"tensorParallel": {"size": 4, "podsPerWorker": 2}}}},
+        "podsPerWorker must be 1 (all ranks in one pod) or tensorParallel.size",
+    ),
+    (
+        {"pools": {"mixed": {"tensorParallel": {"size": 4}, "gpu": {"count": 2}}}},
+        "gpu.count must be the ranks of one pod",
+    ),
+    ({"pools": {"mixed": {"tensorParallel": {"size": 1}}}}, "spec.pools.mixed.tensorParallel.size"),
     ({"broker": {"replicas": 2}}, "more than one broker needs broker.redis"),
     (
         {"engine": {"maxBatchTokens": 10, "longChunkTokens": 20}},
