@@ -94,7 +94,7 @@ def test_every_query_parses_and_some_fail_to() -> None:
 @pytest.mark.slow
 def test_every_metric_asked_for_is_exported_by_a_running_process(tmp_path: Path) -> None:
     """Router, broker and worker as users start them; the operator's own metrics from its registry."""
-    product = Product(tmp_path)
+    product = Product(tmp_path, "--tls")
     try:
         pages = [_read(product.url.removesuffix("/v1").rstrip("/") + "/metrics")]
         pages += [

@@ -124,6 +124,65 @@ def test_a_newer_operator_upgrades_the_definitions(kube: Kube, release: Release,
         kube.kubectl("replace", "--filename", str(CRDS / "modeldeployments.yaml"))
 
 
+def test_a_lease_that_an_operator_made_itself_is_left_to_it(kube: Kube, release: Release) -> None:
+    """helm refuses a release that would take over an object of somebody else's."""
+    lease = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "twolane-operator"},
+        "spec": {"holderIdentity": "a"},
+    }
+    kube.apply(release.namespace, lease)
+    release.install()
+    release.upgrade("--set", "replicas=1")
+    assert kube.get(release.namespace, "lease", "twolane-operator")["spec"]["holderIdentity"] == "a"
+    assert "kind: Lease" not in release.manifest()
+
+
+def test_an_upgrade_leaves_the_lease_to_its_holder(kube: Kube, release: Release) -> None:
+    """helm merges: what the operator wrote stays."""
+    release.install()
+    kube.patch(release.namespace, "lease", "twolane-operator", {"spec": {"holderIdentity": "b"}})
+    release.upgrade(*EVERYTHING)
+    release.rollback()
+    assert kube.get(release.namespace, "lease", "twolane-operator")["spec"]["holderIdentity"] == "b"
+
+
+def test_models_outlive_a_release_and_are_served_by_the_next(
+    kube: Kube, release: Release, tmp_path: Path
+) -> None:
+    """What is declared stays when a release ends, and so do its pods; a new release takes them up."""
+    namespace = release.namespace
+    for number in ("first", "second"):
+        release.install()
+        folder = tmp_path / number
+        folder.mkdir()
+        process = OperatorProcess(account_kubeconfig(kube, namespace, folder), namespace, folder, number)
+        process.start()
+        try:
+            kube.apply(
+                namespace, model_deployment(pools={"mixed": {"replicas": 1 if number == "first" else 2}})
+            )
+            eventually(lambda: kube.condition(namespace, "demo", "Ready")["status"] == "True")
+            pool = {"first": 1, "second": 2}[number]
+            eventually(
+                lambda pool=pool: kube.get(namespace, "wp", "demo-mixed")["status"]["readyReplicas"] == pool
+            )  # type: ignore[misc]
+        finally:
+            process.stop()
+        release.uninstall()
+        assert kube.listing(namespace, "pods", "serving.twolane.dev/model-deployment=demo")
+
+
+def test_a_release_fits_into_helms_own_secret(kube: Kube, release: Release) -> None:
+    """helm keeps a release, compressed, in a Secret of at most 1 MiB; all that can be on is."""
+    release.install(*EVERYTHING)
+    [record] = [
+        s for s in kube.listing(release.namespace, "secrets") if "sh.helm.release" in s["metadata"]["name"]
+    ]
+    assert len(base64.b64decode(record["data"]["release"])) < 300_000
+
+
 def test_the_operator_gets_the_charts_own_files(kube: Kube, release: Release) -> None:
     """The mounted definitions are those of the folder, byte for byte."""
     release.install()

@@ -42,13 +42,13 @@ def test_an_ingress_leads_every_host_to_the_service() -> None:
     assert (body["spec"]["ingressClassName"], body["metadata"]["annotations"]) == ("nginx", {"x": "y"})
 
 
-def test_a_route_waits_as_long_as_the_router_does() -> None:
+def test_a_route_waits_longer_than_the_router_does() -> None:
     """A gateway's own shorter timeout would cut long answers off."""
     body = _by_kind(httpRoute=ROUTE, requestTimeoutSeconds=900)["HTTPRoute"]
     [parent] = body["spec"]["parentRefs"]
     assert (parent["name"], parent["namespace"], parent["sectionName"]) == ("front", "edge", "https")
     [rule] = body["spec"]["rules"]
-    assert rule["timeouts"] == {"request": "900s"}
+    assert rule["timeouts"] == {"request": "905s"}
     assert (rule["backendRefs"][0]["name"], rule["backendRefs"][0]["port"]) == ("demo", 8000)
     assert body["spec"]["hostnames"] == ["a"]
 

@@ -16,6 +16,8 @@ from twolane.operator.resources.exposure import HttpRoute, RouterAutoscaling, Ro
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec
 from twolane.operator.resources.shape import Json
 
+GATEWAY_MARGIN_S = 5
+"""How much longer than the router a gateway waits."""
 _LABELS = {COMPONENT_LABEL: "router"}
 
 
@@ -53,14 +55,14 @@ def ingress(owner: Owner, wanted: RouterIngress) -> Json:
 
 
 def http_route(owner: Owner, spec: ModelDeploymentSpec, wanted: HttpRoute) -> Json:
-    """A route of the Gateway API with the router's own longest time for a request."""
+    """A route of the Gateway API; the router ends what takes too long before the gateway does."""
     backend = {"group": "", "kind": "Service", "name": owner.name, "port": ROUTER_HTTP_PORT, "weight": 1}
     rule: Json = {
         "matches": [{"path": {"type": "PathPrefix", "value": wanted.path}}],
         "backendRefs": [backend],
     }
     if spec.router.request_timeout_seconds is not None:
-        rule["timeouts"] = {"request": f"{spec.router.request_timeout_seconds}s"}
+        rule["timeouts"] = {"request": f"{spec.router.request_timeout_seconds + GATEWAY_MARGIN_S}s"}
     body: Json = {
         "parentRefs": [
             {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
