@@ -118,7 +118,7 @@ class Cluster:
         path = _path(body["kind"], body["metadata"]["namespace"])
         return await self._request("POST", path, {"fieldManager": manager}, body)
 
-    async def apply(self, body: Json) -> Json:
+    async def apply(self, body: Json, manager: str = MANAGER) -> Json:
         """Server-side apply: our fields as we say, whoever else had written them; all others stay."""
         metadata = body["metadata"]
         path = _path(body["kind"], metadata["namespace"], metadata["name"])

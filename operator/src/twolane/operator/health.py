@@ -140,11 +140,9 @@ def _failing(kind: str, trouble: Trouble | None, otherwise: str) -> Condition:
 def _scaling(situation: Situation) -> Condition:
     if situation.foreign_scalers:
         return Condition("ScalingActive", "False", "ForeignScaler", "; ".join(situation.foreign_scalers))
+    if situation.observed.planned is not None:
+        return situation.observed.planned.condition
     message = "each pool has the count of its WorkerPool, held within its bounds"
-    scaling = situation.spec.scaling
-    ignored = [] if scaling is None else sorted(scaling.model_dump(by_alias=True, exclude_defaults=True))
-    if ignored:
-        message += f"; this version does not act on scaling.{', scaling.'.join(ignored)}"
     return Condition("ScalingActive", "True", "ManualScale", message)
 
 

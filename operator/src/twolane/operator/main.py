@@ -27,6 +27,7 @@ from twolane.operator.metrics import OperatorMetrics
 from twolane.operator.observe import observe
 from twolane.operator.observed import Observed
 from twolane.operator.plan import plan
+from twolane.operator.planner_keeper import PlannerKeeper
 from twolane.operator.reconciler import Reconciler
 from twolane.operator.scrape import Scraper
 from twolane.telemetry.logs import configure_logging
@@ -54,11 +55,16 @@ class Operator:
         self._scraper = Scraper()
         rights = Rights(secrets=config.tls_secrets, cert_manager=config.tls_cert_manager)
         keeper = CertificateKeeper(cluster, rights)
+        planner = PlannerKeeper(cluster, self._scraper)
 
         async def look(namespace: str, name: str) -> Observed | None:
             observed = await observe(cluster, self._scraper, namespace, name)
+            if observed is None:
+                return None
             # Before the plan: a pod's Secret should be there before the pod.
-            return observed and replace(observed, certificates=await keeper.keep(observed))
+            certificates = await keeper.keep(observed)
+            planned = await planner.keep(observed, asyncio.get_running_loop().time())
+            return replace(observed, certificates=certificates, planned=planned)
 
         self._reconciler = Reconciler(look, applier, decide, metrics, config.resync_s)
         self._elector = self._make_elector(cluster) if config.leader_election else None

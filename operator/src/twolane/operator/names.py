@@ -18,6 +18,8 @@ OPERATOR_APP = MANAGER
 """Value of app.kubernetes.io/name at the operator's own pods; the chart sets it."""
 SEED_MANAGER = "twolane-seed"
 """Field manager of replica counts passed on from a ModelDeployment: a scaler may take them over."""
+PLANNER_MANAGER = "twolane-planner"
+"""Field manager of replica counts that the planner decides."""
 FINALIZER = f"{GROUP}/drain"
 
 MODEL_LABEL = f"{GROUP}/model-deployment"
@@ -31,6 +33,7 @@ INDEX_LABEL = "apps.kubernetes.io/pod-index"
 APPLIED_ANNOTATION = f"{GROUP}/applied"
 VERSION_ANNOTATION = f"{GROUP}/version"
 RANKS_ANNOTATION = f"{GROUP}/pods-per-worker"
+REASON_ANNOTATION = f"{GROUP}/reason"
 SEED_ANNOTATION = f"{GROUP}/replicas-passed-on"
 
 ROUTER_HTTP_PORT, ROUTER_GRPC_PORT = 8000, 9000

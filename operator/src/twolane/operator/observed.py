@@ -75,6 +75,19 @@ class Certificates:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What the planner said last about a ModelDeployment.
+
+    Attributes:
+        condition: for the status.
+        look_again_s: when it plans next.
+    """
+
+    condition: Condition
+    look_again_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One observation.
 
@@ -85,6 +98,7 @@ class Observed:
         now: when it was seen.
         readings: metrics of pods that were asked for them, by the name of the pod.
         certificates: how they stand; None where nobody keeps any.
+        planned: what the planner said; None where nobody asks it.
     """
 
     model_deployment: Json
@@ -93,6 +107,7 @@ class Observed:
     now: datetime
     readings: Mapping[str, Reading] = field(default_factory=dict)
     certificates: Certificates | None = None
+    planned: Planned | None = None
 
     @property
     def deleting(self) -> bool:

@@ -105,8 +105,9 @@ class Reconciler:
         await self._applier.carry_out(observed, made)
         # Spread out, so that many objects are not looked at in one moment.
         resync_s = self._resync_s * random.uniform(0.8, 1.2)
-        kept_s = observed.certificates.look_again_s if observed.certificates is not None else None
-        return min(made.look_again_s or resync_s, kept_s or resync_s)
+        keepers = (observed.certificates, observed.planned)
+        due_s = [kept.look_again_s for kept in keepers if kept is not None]
+        return min(made.look_again_s or resync_s, *(again_s or resync_s for again_s in due_s), resync_s)
 
     def _failed(self, key: Key, reason: str, at_least_s: float) -> None:
         self._metrics.reconciled.labels("failed").inc()

@@ -20,7 +20,9 @@ _LENGTH = 8
 def revision_of(owner: Owner, spec: ModelDeploymentSpec, image: str) -> str:
     """The revision of a spec; eight hexadecimal digits."""
     pools = {pool.name: worker_template(owner, spec, pool, image, broker="") for pool in pools_of(spec)}
-    return digest({"pools": pools, "broker": broker_template(owner, spec, image, "")})[:_LENGTH]
+    # Whether a broker moves workers between pools is no part of what they run.
+    alone = spec.model_copy(update={"scaling": None})
+    return digest({"pools": pools, "broker": broker_template(owner, alone, image, "")})[:_LENGTH]
 
 
 def digest(value: object) -> str:

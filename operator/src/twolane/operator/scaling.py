@@ -1,8 +1,9 @@
 """Who decides how many workers a pool has, and what was decided.
 
 The count is WorkerPool.spec.replicas, which kubectl scale, a HorizontalPodAutoscaler or KEDA writes by
-the Scale subresource. The operator writes it when the pool is made and when the ModelDeployment's own
-`replicas` changes; never otherwise. What runs is that count held within the pool's bounds.
+the Scale subresource. The operator writes it when the pool is made, when the ModelDeployment's own
+`replicas` changes, and where `spec.scaling` asks for it by its planner (planner_keeper.py); never
+otherwise. What runs is that count held within the pool's bounds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from datetime import datetime
 from twolane.operator.actions import Action, PassOn, Seed
 from twolane.operator.build.workers import PoolPlan, worker_pool
 from twolane.operator.conditions import timestamp
-from twolane.operator.names import MANAGER, POOL_LABEL, SEED_ANNOTATION, SEED_MANAGER, Owner
+from twolane.operator.names import (
+    MANAGER,
+    PLANNER_MANAGER,
+    POOL_LABEL,
+    REASON_ANNOTATION,
+    SEED_ANNOTATION,
+    SEED_MANAGER,
+    Owner,
+)
 from twolane.operator.observed import Observed, label
 from twolane.operator.resources.shape import Json
 from twolane.operator.resources.worker_pool import WorkerPoolSpec, read_pool
@@ -84,6 +93,8 @@ def _reason(pool: PoolPlan, new: int, child: Json | None) -> str:
     if asked is None:
         return f"nobody asks for a count, so it is the least, {new}"
     words = f"{asked} asked for by {scaled_by(child)}"
+    if scaled_by(child) == PLANNER_MANAGER:
+        words = str(child["metadata"].get("annotations", {}).get(REASON_ANNOTATION) or words)
     return words if asked == new else f"{words}, {held_words(asked, new)}"
 
 
@@ -99,6 +110,16 @@ def scaled_by(child: Json) -> str:
         return "an unknown writer"
     manager = str(max(entries, key=lambda entry: entry.get("time", ""))["manager"])
     return "the ModelDeployment" if manager == SEED_MANAGER else manager
+
+
+def other_scaler(child: Json) -> str | None:
+    """The scaler besides the planner that owns a pool's count, if there is one.
+
+    A person with kubectl is none: what is set by hand is where the planner goes on from.
+    """
+    manager = scaled_by(child)
+    ours = manager in (PLANNER_MANAGER, MANAGER, "the ModelDeployment", "an unknown writer")
+    return None if ours or manager.startswith("kubectl") else manager
 
 
 def foreign_scaler(deployment: Json) -> str | None:

@@ -15,6 +15,7 @@ from twolane.operator.names import (
     ROUTER_HTTP_PORT,
     Owner,
 )
+from twolane.operator.planner_spec import shares_workers
 from twolane.operator.resources.model_deployment import (
     LaneTarget,
     ModelDeploymentSpec,
@@ -39,6 +40,8 @@ def router_url(owner: Owner) -> str:
 def broker_template(owner: Owner, spec: ModelDeploymentSpec, image: str, revision: str) -> Json:
     """The pods of one revision's broker."""
     args = ["broker", "--host", "0.0.0.0", "--port", str(BROKER_PORT), "--http-port", str(PROBE_PORT)]  # noqa: S104
+    if shares_workers(spec):
+        args.append("--role-control")
     redis = spec.broker.redis
     if redis is not None:
         # Revisions and ModelDeployments may share a Redis; their workers must not meet in it.

@@ -118,7 +118,7 @@ class ScheduleEntry(Shape):
 
 
 class Scaling(Shape):
-    """How pools are to be scaled together; kept and shown, not acted upon by this version."""
+    """How the operator's planner scales pools together; without it the counts are whoever's scales them."""
 
     ratio: Ratio | None = None
     scale_to_zero: ScaleToZero | None = None
