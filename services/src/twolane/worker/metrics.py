@@ -37,6 +37,24 @@ class WorkerMetrics:
             buckets=metrics.REQUEST_BUCKETS_S,
             registry=registry,
         )
+        self.waiting_seconds = Gauge(
+            "twolane_worker_waiting_seconds",
+            "Predicted time of the prefill that waits, by the worker's own fitted cost.",
+            ["lane"],
+            registry=registry,
+        )
+        self.held_tokens = Gauge(
+            "twolane_worker_held_tokens", "Tokens that the running answers hold.", registry=registry
+        )
+        self.capacity_tokens = Gauge(
+            "twolane_worker_capacity_tokens", "Tokens that all pages hold.", registry=registry
+        )
+        self.step_cost = Gauge(
+            "twolane_worker_step_cost_seconds",
+            "Fitted costs of a step: its constant part, and that of each token, row or pair of tokens.",
+            ["part"],
+            registry=registry,
+        )
         self.preemptions = Counter(
             "twolane_worker_preemptions_total", "Answers computed again for want of pages.", registry=registry
         )
@@ -44,8 +62,14 @@ class WorkerMetrics:
             "twolane_worker_requests_total", "Requests that ended here.", ["outcome"], registry=registry
         )
 
-    def observe_load(self, load: worker_pb2.Load, cached_pages: int) -> None:
+    def observe_load(self, load: worker_pb2.Load, cached_pages: int, page_tokens: int) -> None:
         """Sets the gauges from a load report."""
+        self.waiting_seconds.labels("short").set(load.waiting_short_s)
+        self.waiting_seconds.labels("long").set(load.waiting_long_s)
+        self.held_tokens.set(load.held_tokens)
+        self.capacity_tokens.set(load.total_pages * page_tokens)
+        for field, value in load.costs.ListFields():
+            self.step_cost.labels(field.name.removesuffix("_s")).set(value)
         self.waiting.labels("short").set(load.waiting_short)
         self.waiting.labels("long").set(load.waiting_long)
         self.running.set(load.running)
