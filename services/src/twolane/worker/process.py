@@ -294,7 +294,7 @@ class WorkerProcess:
         load.waiting_long, load.waiting_long_s = long.prompts, long.seconds
         load.waiting_tokens = short.tokens + long.tokens
         load.boundary_tokens = parts.prefill.boundary_tokens
-        self._metrics.observe_load(load, pool.cached)
+        self._metrics.observe_load(load, pool.cached, pool.page_tokens)
         self._transfers.pinned_pages.set(self._sender.pinned_pages())
         return load
 
