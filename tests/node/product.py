@@ -70,7 +70,8 @@ class Helm:
         """Installs the chart, and waits until the operator is ready."""
         repository, _, tag = image().rpartition(":")
         registry, _, name = repository.rpartition("/")
-        values = {"image": {"registry": registry, "repository": name, "tag": tag}}
+        values: Json = {"image": {"registry": registry, "repository": name, "tag": tag}}
+        values["tls"] = {"secrets": True}
         text = yaml.safe_dump(values)
         path = Path(self._kube.kubeconfig.parent, "values.yaml")
         path.write_text(text, encoding="utf-8")

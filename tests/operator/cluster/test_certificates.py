@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from tests.helm.foreign_kinds import install_foreign_kinds
 from tests.operator.cluster.kube import Json, Kube, Refused, eventually, model_deployment
 from tests.operator.cluster.operator_process import OperatorProcess, operator_kubeconfig
 from twolane.rpc.tls import Tls
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 COMPONENTS = ("broker", "router", "worker")
-# As much of cert-manager's kind as the API server needs to keep one.
-CERT_MANAGER = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "certificates.cert-manager.io"},
-    "spec": {
-        "group": "cert-manager.io",
-        "scope": "Namespaced",
-        "names": {"kind": "Certificate", "plural": "certificates", "singular": "certificate"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "schema": {
-                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-                },
-            }
-        ],
-    },
-}
 Start = Callable[..., OperatorProcess]
 
 
@@ -120,9 +98,8 @@ def test_without_the_right_no_secret_is_touched(kube: Kube, namespace: str, star
 
 
 def test_cert_manager_gets_certificates_to_fill(kube: Kube, namespace: str, start: Start) -> None:
-    """Its kind stands in for it; what it says is what the status says."""
-    kube.kubectl("apply", "--server-side", "--filename", "-", text=json.dumps(CERT_MANAGER))
-    eventually(lambda: kube.listing(namespace, "certificates.cert-manager.io") == [])
+    """Its own schema takes what we write; what it says (here by hand) is what the status says."""
+    install_foreign_kinds(kube)
     operator = start(["--set", "tls.certManager=true"], ["--tls-cert-manager"])
     tls = {"mode": "certManager", "certManager": {"issuerRef": {"name": "our-ca"}}}
     kube.apply(namespace, model_deployment(tls=tls))
