@@ -8,7 +8,7 @@ the constant weight read that it lacks); decode seconds are a + b·tokens + c·b
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from twolane.policies.least_squares import StepFit
 
@@ -110,7 +110,7 @@ class PrefillCost:
             cached_tokens += held
         features = (1.0, pairs / MEGA, new_tokens / KILO, cached_tokens / KILO)
         is_light = new_tokens <= LIGHT_TOKENS
-        return replace(self, fit=self.fit.observe(features, seconds, is_light=is_light))
+        return type(self)(self.fit.observe(features, seconds, is_light=is_light))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +141,4 @@ class DecodeCost:
         """With one more measured step."""
         features = (1.0, held_tokens / KILO, rows / KILO)
         is_light = rows <= LIGHT_DECODE_ROWS
-        return replace(self, fit=self.fit.observe(features, seconds, is_light=is_light))
+        return type(self)(self.fit.observe(features, seconds, is_light=is_light))

@@ -39,13 +39,14 @@ class NormalEquations:
     def add(self, features: Sequence[float], seconds: float) -> NormalEquations:
         """With one more sample; older ones fade."""
         weight = 1.0 / (seconds * seconds)
-        gram = tuple(
-            tuple(FADE * old + weight * left * right for old, right in zip(row, features, strict=True))
-            for row, left in zip(self.gram, features, strict=True)
-        )
+        # Lists within the tuples: this runs at every step of a worker, and generators are slower.
+        gram = []
+        for row, left in zip(self.gram, features, strict=True):
+            scaled = weight * left
+            gram.append(tuple([FADE * old + scaled * x for old, x in zip(row, features, strict=True)]))
         scaled = weight * seconds
-        moment = tuple(FADE * old + scaled * x for old, x in zip(self.moment, features, strict=True))
-        return NormalEquations(gram, moment, self.samples + 1)
+        moment = tuple([FADE * old + scaled * x for old, x in zip(self.moment, features, strict=True)])
+        return NormalEquations(tuple(gram), moment, self.samples + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,10 @@ class StepFit:
         if seconds <= 0.0:
             return self
         if is_light:
-            changed = replace(self, light=self.light.add(features, seconds))
+            light, heavy = self.light.add(features, seconds), self.heavy
         else:
-            changed = replace(self, heavy=self.heavy.add(features, seconds))
+            light, heavy = self.light, self.heavy.add(features, seconds)
+        changed = StepFit(self.coefficients, light, heavy, self.heavy_constant)
         every = SOLVE_EVERY if changed.samples <= SETTLED_SAMPLES else SETTLED_EVERY
         return changed.solved() if changed.samples % every == 0 else changed
 

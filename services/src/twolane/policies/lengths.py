@@ -59,12 +59,15 @@ class LengthHistory:
             max_tokens: the answer's limit.
             draw: in [0, 1].
         """
-        above = self.ordered[bisect_right(self.ordered, generated_tokens) :]
-        if max_tokens > (above[-1] if above else generated_tokens):
-            above = (*above, max_tokens)
-        if not above:
+        ordered = self.ordered
+        first = bisect_right(ordered, generated_tokens)
+        above = len(ordered) - first
+        # The polygon's corners: the known lengths above, and the limit behind them.
+        corners = above + (max_tokens > (ordered[-1] if above else generated_tokens))
+        if not corners:
             return generated_tokens
-        position = draw * len(above)
-        index = min(int(position), len(above) - 1)
-        low = above[index - 1] if index > 0 else generated_tokens
-        return round(low + (position - index) * (above[index] - low))
+        position = draw * corners
+        index = min(int(position), corners - 1)
+        low = ordered[first + index - 1] if index > 0 else generated_tokens
+        high = ordered[first + index] if index < above else max_tokens
+        return round(low + (position - index) * (high - low))

@@ -7,7 +7,7 @@ its end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from twolane.policies.cost import PrefillCost, Work
 from twolane.policies.prefill import Chunk, WaitingPrefill
@@ -41,4 +41,4 @@ class MeasuredCost:
             for prompt in waiting
             if prompt.request_id in wanted
         )
-        return replace(self, running=work)
+        return MeasuredCost(self.cost, work)

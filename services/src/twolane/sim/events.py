@@ -27,6 +27,17 @@ class EventQueue:
             self._heap, (time_s if time_s > self.now_s else self.now_s, self._sequence, action, argument)
         )
 
+    def run_while(self, condition: Callable[[], bool], most: int) -> bool:
+        """Runs up to `most` actions while the condition holds; whether it still does and more are due."""
+        heap = self._heap
+        for _ in range(most):
+            if not heap or not condition():
+                return False
+            self.now_s, _, action, argument = heappop(heap)
+            self.processed += 1
+            action(argument)
+        return True
+
     def step(self) -> bool:
         """Runs the next action; False when there is none."""
         if not self._heap:

@@ -6,7 +6,7 @@ whether a request may skip disaggregation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twolane.core.request import Lane
@@ -35,6 +35,7 @@ class GroupKeeper:
         self._work_s: dict[Group, float] = {}
         self._since_s = 0.0
         self._members: dict[Group, list[SimWorker]] = {}
+        self._counts: dict[str, int] = {}
         self.moves: list[tuple[float, Move]] = []
         if simulation.settings.lane_groups:
             self._split()
@@ -48,6 +49,15 @@ class GroupKeeper:
     def changed(self) -> None:
         """Forgets who is where, after a move or a failure."""
         self._members.clear()
+        self._counts.clear()
+
+    def counts(self) -> Mapping[str, int]:
+        """Workers per group, those on their way to another included."""
+        if not self._counts:
+            self._counts = {group.value: 0 for group in Group}
+            for worker in self._simulation.workers:
+                self._counts[worker.group.value] += 1
+        return self._counts
 
     def members(self, group: Group) -> list[SimWorker]:
         """Workers of a group that take new requests."""

@@ -28,9 +28,7 @@ class TimeLine:
 
     def sample(self, simulation: Simulation) -> None:
         """Adds the state of now."""
-        counts = dict.fromkeys(self.roles, 0)
-        for worker in simulation.workers:
-            counts[worker.group.value] += 1
+        counts = simulation.groups.counts()
         tally = simulation.tally
         self.time_s.append(simulation.events.now_s)
         self.queued["short"].append(tally.short)

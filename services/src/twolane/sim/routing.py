@@ -48,15 +48,28 @@ class Router:
     def _least(self, workers: Sequence[SimWorker], load: Callable[[SimWorker], float]) -> SimWorker:
         if len(workers) == 1:
             return workers[0]
-        if len(workers) > SCAN_MAX:
-            workers = [workers[int(self.draw() * len(workers))] for _ in range(SAMPLE)]
-        return min(workers, key=load)
+        count = len(workers)
+        if count <= SCAN_MAX:
+            return min(workers, key=load)
+        if len(self._draws) < SAMPLE:
+            self._refill()
+        pop = self._draws.pop
+        best = workers[int(pop() * count)]
+        least = load(best)
+        for _ in range(SAMPLE - 1):
+            worker = workers[int(pop() * count)]
+            if (found := load(worker)) < least:
+                best, least = worker, found
+        return best
 
     def draw(self) -> float:
         """A uniform number in [0, 1)."""
         if not self._draws:
-            self._draws = self._rng.random(8192).tolist()
+            self._refill()
         return self._draws.pop()
+
+    def _refill(self) -> None:
+        self._draws = self._rng.random(8192).tolist()
 
 
 def _load_s(worker: SimWorker) -> float:
