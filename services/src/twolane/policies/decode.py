@@ -12,7 +12,10 @@ from typing import Any, Protocol
 
 from twolane.core.errors import ConfigError
 from twolane.policies.lengths import DEFAULT_WINDOW, LengthHistory
+from twolane.policies.sampled_peaks import SampledPeaks
 
+# From so many rows on predictions are computed as arrays.
+MANY_ROWS = 12
 # Spreads one draw of a request over several samples, evenly for any number of them.
 GOLDEN = 0.6180339887498949
 
@@ -180,6 +183,9 @@ class PastFuture:
     def _fits(self, rows: Sequence[DecodeRow], history: LengthHistory, limit: float) -> bool:
         """Whether the largest of the sampled peaks is below the limit."""
         samples = min(self.settings.samples, 200 // len(rows) + 1)
+        if len(rows) >= MANY_ROWS:
+            peaks = SampledPeaks(rows, history)
+            return all(peaks.peak(sample * GOLDEN) < limit for sample in range(samples))
         return all(self._peak(rows, history, sample) < limit for sample in range(samples))
 
     @staticmethod
