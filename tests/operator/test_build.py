@@ -17,7 +17,7 @@ from twolane.operator.build.overlay import merge, overlay
 from twolane.operator.build.workers import pools_of, worker_template
 from twolane.operator.names import Owner
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec, read_spec
-from twolane.operator.resources.pools import PodTemplate
+from twolane.operator.resources.pools import Engine, PodTemplate
 from twolane.operator.resources.shape import Json
 from twolane.operator.resources.sources import Model
 from twolane.operator.revision import revision_of
@@ -39,7 +39,35 @@ EVERY_ENGINE_OPTION = {
     "longChunkTokens": 256,
     "maxDecodeRows": 16,
     "maxWaiting": 99,
+    "decodePolicy": "conservative",
+    "nixl": False,
+    "layerPushMiB": 0.5,
+    "maxPinnedShare": 0.25,
+    "parityShare": 0.0,
 }
+SET_BY_THE_OPERATOR = {
+    "broker",
+    "data_port",
+    "drain_timeout_s",
+    "host",
+    "advertise_host",
+    "http_port",
+    "lane",
+    "log_level",
+    "model_dir",
+    "otlp_endpoint",
+    "otlp_sample_ratio",
+    "port",
+    "role",
+    "served_model_name",
+    "tensor_parallel_address",
+    "tensor_parallel_rank",
+    "tensor_parallel_size",
+    "tensor_parallel_timeout_s",
+    "tls_dir",
+    "worker_id",
+}
+"""Flags of a worker that follow from elsewhere than spec.engine."""
 
 
 def _spec(**spec: Any) -> ModelDeploymentSpec:
@@ -215,6 +243,24 @@ def test_no_count_is_part_of_a_revision(replicas: int, routers: int, low: int, s
     pool = {"replicas": replicas, "scaling": {"minReplicas": low}}
     scaled = _spec(pools={"mixed": pool}, router={"replicas": routers}, rollout={"maxSurge": surge})
     assert revision_of(OWNER, plain, IMAGE) == revision_of(OWNER, scaled, IMAGE)
+
+
+def test_every_flag_of_a_worker_can_be_declared() -> None:
+    """Nothing that a worker can be told is out of reach; files of ports are for tests."""
+    known = set(Engine.model_fields) | SET_BY_THE_OPERATOR | {"port_file"}
+    assert set(WorkerConfig.model_fields) - known == set()
+
+
+def test_a_pod_that_is_to_be_aligned_asks_for_what_it_may_use() -> None:
+    """Whole CPUs and memory, requested as allowed, in every container: no other pod is aligned."""
+    limits = {"cpu": "8", "memory": "64Gi"}
+    pool = {"gpu": {"numaAligned": True}, "resources": {"limits": limits, "requests": {"cpu": "1"}}}
+    spec = _spec(model={"hub": {"repo": "o/n"}}, pools={"mixed": pool})
+    pod = _workers(spec)["mixed"]["spec"]
+    [container] = pod["containers"]
+    assert container["resources"]["limits"] == limits | {"nvidia.com/gpu": 1}
+    assert container["resources"]["requests"] == limits
+    assert pod["initContainers"][0]["resources"] == {"limits": limits, "requests": limits}
 
 
 def test_targets_and_hold_are_the_routers_alone() -> None:

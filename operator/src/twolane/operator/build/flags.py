@@ -12,7 +12,13 @@ def engine_flags(*engines: Engine | None) -> list[str]:
     for engine in engines:
         if engine is not None:
             values |= engine.model_dump(exclude_none=True)
-    return [part for name, value in values.items() for part in (flag(name), str(value))]
+    return [part for name, value in values.items() for part in _written(flag(name), value)]
+
+
+def _written(name: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [name if value else f"--no-{name[2:]}"]
+    return [name, str(value)]
 
 
 def flag(name: str) -> str:

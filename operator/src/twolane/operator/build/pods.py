@@ -39,6 +39,7 @@ class PodPlan:
         volumes: further volumes.
         mounts: their mounts.
         resources: resources of the container.
+        fetch_resources: resources of the one that fetches the model.
     """
 
     component: Component
@@ -52,6 +53,7 @@ class PodPlan:
     volumes: list[Json] = field(default_factory=list)
     mounts: list[Json] = field(default_factory=list)
     resources: Json = field(default_factory=dict)
+    fetch_resources: Json = field(default_factory=dict)
 
 
 def pod_template(owner: Owner, spec: ModelDeploymentSpec, plan: PodPlan) -> Json:
@@ -137,6 +139,7 @@ def _fetcher(spec: ModelDeploymentSpec, plan: PodPlan, model: ModelVolume) -> Js
         "args": ["fetch", *model.fetch_args, "--log-level", spec.log_level],
         "env": [*_home(), *model.fetch_env],
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *writable],  # noqa: S108
+        "resources": plan.fetch_resources,
     }
 
 

@@ -112,6 +112,7 @@ def worker_template(owner: Owner, spec: ModelDeploymentSpec, pool: PoolPlan, ima
         volumes=[{"name": "shm", "emptyDir": {"medium": "Memory"}}],
         mounts=[{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
         resources=_resources(pool.declared),
+        fetch_resources=_guaranteed(pool.declared),
     )
     template = pod_template(owner, spec, plan)
     template["spec"] |= _placement(owner, pool)
@@ -124,6 +125,8 @@ def _rank_flags(owner: Owner, pool: PoolPlan) -> list[str]:
     if parallel is None:
         return []
     flags = ["--tensor-parallel-size", str(parallel.size)]
+    if parallel.timeout_seconds is not None:
+        flags += ["--tensor-parallel-timeout-s", str(parallel.timeout_seconds)]
     if pool.pods_per_worker == 1:
         return flags
     address = f"$(WORKER)-0.$(WORKER).{owner.namespace}.svc:{RANK_PORT}"
@@ -142,8 +145,23 @@ def _rank_env(pool: PoolPlan) -> list[Json]:
     return [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in paths.items()]
 
 
+def _guaranteed(pool: Pool) -> Json:
+    """Resources of a pod that a kubelet may align with its device: whole CPUs, as requested as allowed.
+
+    Every container of the pod must have such, the one that fetches the model too.
+    """
+    if pool.gpu is None or not pool.gpu.numa_aligned or pool.resources is None:
+        return {}
+    limits = pool.resources.limits
+    fixed = {name: limits[name] for name in ("cpu", "memory")}
+    return {"requests": fixed, "limits": fixed}
+
+
 def _resources(pool: Pool) -> Json:
     resources = resources_of(pool.resources)
+    if guaranteed := _guaranteed(pool):
+        allowed = {**resources["limits"], **guaranteed["limits"]}
+        resources = {"limits": allowed, "requests": allowed}
     if pool.gpu is not None:
         # An extended resource has one quantity; the API server takes the request from the limit.
         limits: Json = {**resources.get("limits", {}), pool.gpu.resource: pool.gpu.count}

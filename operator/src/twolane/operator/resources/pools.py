@@ -29,6 +29,11 @@ class Engine(Shape):
     max_batch_tokens: Positive | None = None
     long_chunk_tokens: Positive | None = None
     max_decode_rows: Positive | None = None
+    decode_policy: Name | None = None
+    nixl: bool | None = None
+    layer_push_mib: Annotated[Annotated[float, Field(ge=0)] | None, Field(alias="layerPushMiB")] = None
+    max_pinned_share: Annotated[float, Field(ge=0.01, le=1)] | None = None
+    parity_share: Annotated[float, Field(ge=0, le=1)] | None = None
     max_waiting: Positive | None = None
 
 
@@ -60,6 +65,7 @@ class Gpu(Shape):
     resource: Name = "nvidia.com/gpu"
     type: str = ""
     type_label: Name = "nvidia.com/gpu.product"
+    numa_aligned: bool = False
 
 
 class TensorParallel(Shape):
@@ -67,6 +73,7 @@ class TensorParallel(Shape):
 
     size: Annotated[int, Field(ge=2, le=64)]
     pods_per_worker: Annotated[int, Field(ge=1, le=64)] = 1
+    timeout_seconds: Positive | None = None
 
 
 class PoolScaling(Shape):
