@@ -7,6 +7,7 @@ decode policies and the role controller are the objects that live processes use.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -54,6 +55,8 @@ class Simulation:
         self.settings = settings
         self.events = EventQueue()
         self.profile = profile or profile_by_name(settings.profile)
+        if not settings.graphs:
+            self.profile = replace(self.profile, graph_tokens=0)
         rng = np.random.default_rng(settings.seed)
         policy = by_name(settings.prefill_policy, settings.prefill)
         decode_policy = decode_by_name(settings.decode_policy, settings.decode)
@@ -171,7 +174,7 @@ class Simulation:
         targets = self.groups.decode_workers()
         if not targets:
             return None
-        worker, target = self.router.prefill(candidates, lane), self.router.decode(targets)
+        worker, target = self.router.prefill(candidates, request.uncached_tokens), self.router.decode(targets)
         if self.settings.skip_disaggregation and self.groups.skip_pays(request, worker, target):
             worker = target
         return worker, target

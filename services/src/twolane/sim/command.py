@@ -13,14 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from twolane.core.errors import InvalidRequest, TwolaneError
 from twolane.policies.decode import DECODE_POLICIES
 from twolane.policies.least_wait import PLACEMENT_POLICIES
 from twolane.policies.registry import PREFILL_POLICIES
 from twolane.sim.cluster import Simulation
-from twolane.sim.compare import ABLATION, POLICIES, Plan, Variant, default_settings, run_plan, summary_rows
+from twolane.sim.compare import (
+    ABLATION,
+    POLICIES,
+    Cell,
+    CellKey,
+    Plan,
+    Variant,
+    cells_json,
+    cells_of,
+    default_settings,
+    run_plan,
+    summary_rows,
+)
+from twolane.sim.comparison_tables import compact_json, comparison_tables
 from twolane.sim.plots import by_load
 from twolane.sim.profile_file import BUILT_IN, DEFAULT
 from twolane.sim.report import simulation_html, simulation_json
@@ -188,6 +200,13 @@ def _compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prefill-workers", type=int, default=2)
     parser.add_argument("--profile", default=DEFAULT, help=PROFILE_HELP)
     parser.add_argument(
+        "--add",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="runs.json of earlier comparisons, not to be run again",
+    )
+    parser.add_argument(
         "--ablation", action="store_true", help="compare the parts of laps instead of all policies"
     )
     parser.add_argument("--quick", action="store_true", help="three loads, two seeds, 1,000 requests")
@@ -213,16 +232,29 @@ def _compare(options: argparse.Namespace, say: Say) -> None:
             default_settings(), prefill_workers=options.prefill_workers, profile=options.profile
         ),
     )
-    rows = summary_rows(run_plan(plan, say))
-    if options.out is None:
-        return
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "comparison.json").write_bytes(orjson.dumps(rows))
+    done: dict[CellKey, Cell] = {}
+    for path in options.add:
+        if not path.is_file():
+            raise InvalidRequest(f"--add {path}: there is no such file")
+        done |= cells_of(path.read_bytes(), path.name)
+    cells: list[Cell] = []
+    for cell in run_plan(plan, say, done):
+        cells.append(cell)
+        if options.out is not None and len(cells) % len(plan.variants) == 0:
+            # A comparison takes long: what is done survives an end before its time.
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / "runs.json").write_bytes(cells_json(cells))
+    if options.out is not None:
+        _save_comparison(options.out, plan, cells)
+        say(f"wrote runs.json, comparison.json, tables.md and {len(plan.workloads)} figures to {options.out}")
+
+
+def _save_comparison(folder: Path, plan: Plan, cells: list[Cell]) -> None:
+    rows = summary_rows(cells)
+    (folder / "comparison.json").write_bytes(compact_json(rows))
+    (folder / "tables.md").write_text(comparison_tables(rows), encoding="utf-8")
     for workload in plan.workloads:
-        (options.out / f"{workload.name}.svg").write_text(
-            by_load(rows, workload.name, PANELS), encoding="utf-8"
-        )
-    say(f"wrote comparison.json and {len(plan.workloads)} figures to {options.out}")
+        (folder / f"{workload.name}.svg").write_text(by_load(rows, workload.name, PANELS), encoding="utf-8")
 
 
 def _workloads(options: argparse.Namespace) -> list[Workload]:

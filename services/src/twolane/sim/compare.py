@@ -7,12 +7,14 @@ intervals are bootstrapped over seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import orjson
 
+from twolane.core.errors import InvalidRequest
 from twolane.policies.settings import PrefillSettings
 from twolane.sim.cluster import Simulation
 from twolane.sim.outcome import SimOutcome
@@ -21,6 +23,8 @@ from twolane.sim.workloads import Workload, decode_workers_for, fcfs_capacity
 from twolane.workload.latency import bootstrap_interval
 
 Say = Callable[[str], None]
+# Workload, load and variant.
+CellKey = tuple[str, float, str]
 
 # Numbers of a run that reports show, and whether more is better.
 METRICS = (
@@ -45,18 +49,28 @@ WARMUP_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A policy under a name: settings that differ from the comparison's."""
+    """A policy under a name: settings that differ from the comparison's.
+
+    Attributes:
+        name: in reports.
+        policy: the prefill policy.
+        prefill: its settings.
+        cluster: settings of the cluster.
+        colocated: as many workers in all, but each does both parts of its requests.
+    """
 
     name: str
     policy: str
     prefill: Mapping[str, Any] = field(default_factory=dict)
     cluster: Mapping[str, Any] = field(default_factory=dict)
+    colocated: bool = False
 
 
 POLICIES = (
     Variant("fcfs", "fcfs"),
-    Variant("chunked_512", "chunked", {"chunk_budget_tokens": 512}),
     Variant("chunked_2048", "chunked", {"chunk_budget_tokens": 2048}),
+    Variant("colocated_512", "chunked", {"chunk_budget_tokens": 512}, colocated=True),
+    Variant("colocated_2048", "chunked", {"chunk_budget_tokens": 2048}, colocated=True),
     Variant("sjf", "sjf"),
     Variant("hrrn", "hrrn"),
     Variant("laps_fixed", "laps_fixed"),
@@ -66,16 +80,17 @@ _QUEUES = {
     "adaptive_wait": False,
     "adaptive_chunk": False,
     "defer_short": False,
-    "size_share": 0.0,
-    "late_share": 0.0,
+    "reorder_long": False,
 }
 ABLATION = (
     Variant("fcfs", "fcfs"),
     Variant("queues", "laps", _QUEUES),
     Variant("+window", "laps", {**_QUEUES, "adaptive_wait": True}),
     Variant("+adaptive", "laps"),
-    Variant("+roles", "laps", {}, {"roles": True}),
-    Variant("+roles+skip", "laps", {}, {"roles": True, "skip_disaggregation": True}),
+    Variant("+graphs", "laps", {}, {"graphs": True}),
+    Variant("+roles", "laps", {}, {"graphs": True, "roles": True}),
+    Variant("+skip", "laps", {}, {"graphs": True, "roles": True, "skip_disaggregation": True}),
+    Variant("fcfs+graphs", "fcfs", {}, {"graphs": True}),
 )
 
 
@@ -111,40 +126,69 @@ class Cell:
     runs: Sequence[Mapping[str, float]]
 
 
-def run_plan(plan: Plan, say: Say) -> list[Cell]:
-    """Runs everything, telling `say` one line per cell."""
-    cells = []
+def run_plan(plan: Plan, say: Say, done: Mapping[CellKey, Cell] | None = None) -> Iterator[Cell]:
+    """Runs everything, workload by workload, and says a line per cell; cells that are done are taken over."""
+    known = done or {}
     for workload in plan.workloads:
-        capacity = fcfs_capacity(workload, plan.settings, plan.requests) * plan.settings.prefill_workers
+        capacity = 0.0
         for load in plan.loads:
-            found = _run_load(plan, workload, load, capacity * load)
-            for cell in found:
+            left = [each for each in plan.variants if (workload.name, load, each.name) not in known]
+            if left and capacity == 0.0:
+                capacity = fcfs_capacity(workload, plan.settings, plan.requests)
+            rate_per_s = capacity * plan.settings.prefill_workers * load
+            fresh = {cell.variant: cell for cell in _run_load(plan, left, workload, load, rate_per_s)}
+            for variant in plan.variants:
+                cell = fresh.get(variant.name) or known[workload.name, load, variant.name]
                 say(_line(cell))
-            cells.extend(found)
-    return cells
+                yield cell
 
 
-def _run_load(plan: Plan, workload: Workload, load: float, rate_per_s: float) -> list[Cell]:
-    runs: dict[str, list[Mapping[str, float]]] = {variant.name: [] for variant in plan.variants}
-    for seed in plan.seeds:
+def _run_load(
+    plan: Plan, variants: Sequence[Variant], workload: Workload, load: float, rate_per_s: float
+) -> list[Cell]:
+    runs: dict[str, list[Mapping[str, float]]] = {variant.name: [] for variant in variants}
+    for seed in plan.seeds if variants else ():
         requests = workload.draw(np.random.default_rng([seed, round(load * 1000)]), rate_per_s, plan.requests)
         decode_workers = decode_workers_for(requests, plan.settings, DECODE_USE)
-        warmup_s = WARMUP_SHARE * requests[-1].arrival_s
-        for variant in plan.variants:
-            settings = replace(
-                plan.settings,
-                prefill_policy=variant.policy,
-                prefill=replace(plan.settings.prefill, **variant.prefill),
-                decode_workers=decode_workers,
-                warmup_s=warmup_s,
-                seed=seed,
-                **variant.cluster,
-            )
+        for variant in variants:
+            settings = _settings(plan, variant, decode_workers, seed, requests[-1].arrival_s)
             runs[variant.name].append(numbers(Simulation(settings, requests).run()))
-    return [
-        Cell(workload.name, load, variant.name, workload.mixed, runs[variant.name])
-        for variant in plan.variants
-    ]
+    return [Cell(workload.name, load, name, workload.mixed, found) for name, found in runs.items()]
+
+
+def _settings(plan: Plan, variant: Variant, decode_workers: int, seed: int, span_s: float) -> SimSettings:
+    return replace(
+        plan.settings,
+        prefill_policy=variant.policy,
+        prefill=replace(plan.settings.prefill, **variant.prefill),
+        decode_workers=decode_workers,
+        mixed_workers=plan.settings.prefill_workers + decode_workers if variant.colocated else 0,
+        warmup_s=WARMUP_SHARE * span_s,
+        seed=seed,
+        **variant.cluster,
+    )
+
+
+def cells_json(cells: Iterable[Cell]) -> bytes:
+    """Every number of every run, for later comparisons with `cells_of`."""
+    return orjson.dumps([asdict(cell) for cell in cells], default=float)
+
+
+def cells_of(content: bytes, source: str) -> dict[CellKey, Cell]:
+    """Cells of an earlier comparison, by workload, load and variant.
+
+    Raises:
+        InvalidRequest: it is no such file.
+    """
+    try:
+        found = [Cell(**cell) for cell in orjson.loads(content)]
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise InvalidRequest(f"{source} holds no runs of a comparison: {error}") from error
+    # JSON has no NaN.
+    for cell in found:
+        for run in cell.runs:
+            run.update({name: math.nan for name, value in run.items() if value is None})  # type: ignore[attr-defined]
+    return {(cell.workload, cell.load, cell.variant): cell for cell in found}
 
 
 def numbers(outcome: SimOutcome) -> dict[str, float]:

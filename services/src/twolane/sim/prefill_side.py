@@ -101,6 +101,11 @@ class PrefillSide:
         left_s = self.busy_until_s - self._events.now_s if self._running else 0.0
         return self.short_backlog_s + self.long_backlog_s + left_s
 
+    def long_left_s(self) -> float:
+        """Seconds until the chunk of a long prompt that runs now ends; 0 when none does."""
+        is_long = self._running and self._last_lane is Lane.LONG
+        return self.busy_until_s - self._events.now_s if is_long else 0.0
+
     def add(self, request: SimRequest, *, front: bool = False) -> None:
         """Queues a prompt; its lane is fixed now. In front: an answer that lost its pages."""
         uncached, name = request.uncached_tokens, request.name

@@ -34,6 +34,8 @@ class EngineProfile:
         between_steps_s: seconds of the worker's own loop from the end of a step to the begin of the next.
         arrival_s: seconds from a client's sending to the prompt's place in a worker's queue: router and RPC.
         reply_s: seconds from the end of a step to its token at the client.
+        graph_tokens: steps with prompts of up to so many tokens run as captured graphs; 0: none.
+        graph_overhead_s: what takes the place of overhead_s then.
     """
 
     overhead_s: float
@@ -53,6 +55,8 @@ class EngineProfile:
     between_steps_s: float = 0.0
     arrival_s: float = 0.0
     reply_s: float = 0.0
+    graph_tokens: int = 0
+    graph_overhead_s: float = 0.0
 
     def prefill_s(self, work: Iterable[Work]) -> float:
         """Seconds of a step of prompts of (new, cached) tokens."""
@@ -72,8 +76,10 @@ class EngineProfile:
             pairs += new * (new + 2 * cached)
         if not prompts:
             return self.decode_constant_s(rows) + self.decode_read_s * held_tokens
+        # Padding to the graph's size costs little: small steps wait for the weights.
+        captured = new_tokens + rows <= self.graph_tokens
         seconds = (
-            self.overhead_s
+            (self.graph_overhead_s if captured else self.overhead_s)
             + max(self.weights_s, self.token_s * (new_tokens + rows))
             + self.prompt_s * prompts
             + self.cached_read_s * cached_tokens

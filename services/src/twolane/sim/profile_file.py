@@ -22,8 +22,8 @@ FORMAT = 1
 BUILT_IN = ("h100_qwen3_8b", "h200_qwen3_8b")
 DEFAULT = "h100_qwen3_8b"
 # Where a number may be 0, and where a file may leave it out.
-COUNTS = ("kv_bytes_per_token", "capacity_tokens")
-POSITIVE = (*COUNTS, "transfer_bytes_per_s")
+POSITIVE = ("kv_bytes_per_token", "capacity_tokens", "transfer_bytes_per_s")
+COUNTS = ("kv_bytes_per_token", "capacity_tokens", "graph_tokens")
 OPTIONAL = {item.name for item in fields(EngineProfile) if item.default is None or item.default == 0.0}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from twolane.core.request import Lane
+from twolane.policies.lanes import lane_of
 from twolane.sim.worker import SimWorker
 
 # Above this many candidates the router looks at a sample of SAMPLE.
@@ -31,11 +32,17 @@ class Router:
         self._short_first = short_first
         self._draws: list[float] = []
 
-    def prefill(self, workers: Sequence[SimWorker], lane: Lane) -> SimWorker:
-        """The worker where a prompt of this lane is computed soonest, about."""
-        if self._short_first and lane is Lane.SHORT:
-            return self._least(workers, _short_wait_s)
-        return self._least(workers, _load_s)
+    def prefill(self, workers: Sequence[SimWorker], uncached_tokens: int) -> SimWorker:
+        """The worker where a prompt of this length is computed soonest, about."""
+        if not self._short_first:
+            return self._least(workers, _load_s)
+
+        def wait_s(worker: SimWorker) -> float:
+            # Each worker has a boundary of its own.
+            lane = lane_of(uncached_tokens, worker.prefill.boundary_tokens)
+            return _short_wait_s(worker) if lane is Lane.SHORT else _load_s(worker)
+
+        return self._least(workers, wait_s)
 
     def mixed(self, workers: Sequence[SimWorker]) -> SimWorker:
         """The worker with the least prompts queued, of equals that with the fewest tokens promised."""
@@ -78,7 +85,7 @@ def _load_s(worker: SimWorker) -> float:
 
 def _short_wait_s(worker: SimWorker) -> float:
     side = worker.prefill
-    return side.short_backlog_s + (1e-3 if side.is_busy else 0.0) + 1e-4 * side.long_backlog_s
+    return side.short_backlog_s + side.long_left_s() + 1e-4 * side.long_backlog_s
 
 
 def _mixed_load(worker: SimWorker) -> float:

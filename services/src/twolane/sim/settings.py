@@ -47,6 +47,7 @@ class SimSettings:
         lane_groups: whether prefill workers serve one lane each instead of both.
         role_period_s: seconds between two decisions of the controller.
         role_settings: settings of the role controller.
+        graphs: whether small steps run as captured graphs, where the profile knows what that saves.
         skip_disaggregation: whether short prompts may be computed on an idle decode worker.
         step_noise: spread (lognormal sigma) of prefill step times around the profile.
         short_tokens: uncached prompt tokens up to which a request counts as short in the report; fixed,
@@ -76,6 +77,7 @@ class SimSettings:
     lane_groups: bool = False
     role_period_s: float = 5.0
     role_settings: RolesSettings = field(default_factory=RolesSettings)
+    graphs: bool = False
     skip_disaggregation: bool = False
     step_noise: float = 0.03
     short_tokens: int = 256
