@@ -34,19 +34,13 @@ class RouterMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry, targets: SloTargets) -> None:
-        lane = ("lane",)
         self._targets = targets
         self._requests = Counter(
             "twolane_router_requests", "Requests by how they ended.", ("outcome", "lane"), registry=registry
         )
-        ttft = Histogram(
-            "twolane_router_ttft_seconds",
-            "From a request's arrival to an answer's first token.",
-            lane,
-            buckets=REQUEST_BUCKETS_S,
-            registry=registry,
+        self._ttft = _by_lane(
+            "ttft_seconds", "From a request's arrival to an answer's first token.", registry
         )
-        self._ttft = {which: ttft.labels(which.value) for which in Lane}
         self._next = Tally(
             "twolane_router_inter_token_latency_seconds",
             "Between two tokens of one answer.",
@@ -54,14 +48,7 @@ class RouterMetrics:
             registry,
         )
         self.next_tokens = self._next.observe
-        e2e = Histogram(
-            "twolane_router_e2e_seconds",
-            "From a request's arrival to its end.",
-            lane,
-            buckets=REQUEST_BUCKETS_S,
-            registry=registry,
-        )
-        self._e2e = {which: e2e.labels(which.value) for which in Lane}
+        self._e2e = _by_lane("e2e_seconds", "From a request's arrival to its end.", registry)
         self._retries = Counter(
             "twolane_router_retries",
             "Answers sent to other workers before their first token.",
@@ -126,6 +113,12 @@ class RouterMetrics:
     def refused(self, code: str) -> None:
         """A request was refused before it was sent anywhere."""
         self._requests.labels(code, "none").inc()
+
+
+def _by_lane(name: str, text: str, registry: CollectorRegistry) -> dict[Lane, Histogram]:
+    """A histogram of seconds for each lane."""
+    made = Histogram(f"twolane_router_{name}", text, ("lane",), buckets=REQUEST_BUCKETS_S, registry=registry)
+    return {lane: made.labels(lane.value) for lane in Lane}
 
 
 def _age_s(request: GenerationRequest) -> float:
