@@ -6,7 +6,7 @@ each test begins by bringing them back to their declared state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,3 +72,15 @@ def chat(served: Model) -> Model:
     """The same, brought back to one worker a pool."""
     served.settle()
     return served
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows with a failure what the pods have logged of note: they are gone when somebody looks."""
+    report = yield
+    chat = getattr(item, "funcargs", {}).get("chat")
+    if call.when == "call" and report.failed and isinstance(chat, Model):
+        report.sections.append(("pods", chat.story()))
+    return report

@@ -13,7 +13,7 @@ import yaml
 from deploy.cluster.binaries import ensure
 from deploy.cluster.real_cluster import IMAGE
 from tests.node.load import Load
-from tests.operator.cluster.kube import ROOT, Json, Kube, eventually
+from tests.operator.cluster.kube import ROOT, Json, Kube, Refused, eventually
 
 # A worker starts in seconds on an idle machine, and in a minute on one that others keep busy.
 START_S = 150.0
@@ -148,11 +148,20 @@ class Model:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.story()}") from None
 
+    def _remarks(self, pod: str) -> str:
+        try:
+            log = self.kube.kubectl("logs", pod, "-n", self.namespace, "--tail=3000")
+        except Refused as error:
+            return f"{pod}: {error}"
+        lines = [line for line in log.splitlines() if "request ended" not in line]
+        return "\n".join([f"--- {pod}", *lines[-40:]])
+
     def story(self) -> str:
         """What kubectl tells about it, for the message of a failed test."""
         parts = [
             self.kube.kubectl("get", "md,wp,pods", "-n", self.namespace, "-o", "wide"),
             json.dumps(self.object().get("status", {}).get("conditions"), indent=1),
             self.kube.kubectl("get", "events", "-n", self.namespace, "--sort-by=.lastTimestamp")[-3000:],
+            *map(self._remarks, self.kube.names(self.namespace, "pods")),
         ]
         return "\n".join(parts)

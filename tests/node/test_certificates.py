@@ -1,4 +1,4 @@
-"""Certificates by the operator under load: turned on by a rollout, renewed through real kubelets, off again."""
+"""Certificates by the operator under load: turned on by a rollout, renewed through kubelets, off again."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.operator.objects import World, model_deployment
 from twolane.operator.observed import Count, RevisionState
 from twolane.operator.rollout import Target, Wanted, retire, step
 
@@ -184,3 +185,22 @@ def test_a_revision_that_never_came_up_gives_its_devices_back() -> None:
     targets = step(Wanted("b", {"decode": 2}, 1, 1), {"a": broken})
     assert targets["a"].pools == {"decode": 0}
     assert targets["b"].pools["decode"] >= 1
+
+
+def test_a_change_of_routers_alone_is_complete_once_new_ones_run() -> None:
+    """They are replaced in place: a Deployment that has not seen its new template tells of the old one."""
+    world = World(model_deployment())
+    world.settle()
+    child = world.deployment("demo-router")
+    world.md["spec"]["router"] = {"maxWaiting": 7}
+    world.md["metadata"]["generation"] = 2
+    world.turn()
+    words = f"new pods replace those of {child['metadata']['name']}"
+    assert world.condition("RolloutComplete")["message"] == words
+    child = world.deployment("demo-router")
+    child["metadata"]["generation"], child["status"]["observedGeneration"] = 2, 1
+    world.turn()
+    assert world.condition("RolloutComplete")["reason"] == "Starting"
+    child["status"]["observedGeneration"] = 2
+    world.turn()
+    assert world.condition("RolloutComplete")["status"] == "True"

@@ -29,6 +29,7 @@ class Situation:
         states: what runs, by revision.
         foreign_scalers: sentences about Deployments that somebody scales instead of their WorkerPool.
         progress: of the rollout; None when there is none.
+        replacing: Deployments that are given another pod template in this moment.
     """
 
     observed: Observed
@@ -38,6 +39,7 @@ class Situation:
     states: Mapping[str, RevisionState]
     foreign_scalers: Sequence[str] = ()
     progress: Progress | None = None
+    replacing: Sequence[str] = ()
 
     @property
     def asleep(self) -> bool:
@@ -164,11 +166,18 @@ def _rollout(situation: Situation) -> Condition:
     if others:
         words = f"revision {revision} replaces {', '.join(others)}"
         return Condition("RolloutComplete", "False", "RollingOut", words)
-    parts = _deployments(situation, revision)
-    started = parts and all(_is_complete(child) for child in parts) and _gangs_started(situation)
-    if not started:
-        return Condition("RolloutComplete", "False", "Starting", f"revision {revision} is starting")
+    if words := _unfinished(situation, revision):
+        return Condition("RolloutComplete", "False", "Starting", words)
     return Condition("RolloutComplete", "True", "UpToDate", f"revision {revision} runs alone")
+
+
+def _unfinished(situation: Situation, revision: str) -> str:
+    """Why the only revision is not whole yet; empty when it is."""
+    if situation.replacing:
+        return f"new pods replace those of {', '.join(situation.replacing)}"
+    parts, before = _deployments(situation, revision), situation.observed.condition("RolloutComplete")
+    started = parts and all(_is_complete(child, before) for child in parts) and _gangs_started(situation)
+    return "" if started else f"revision {revision} is starting"
 
 
 def _deployments(situation: Situation, revision: str) -> list[Json]:
@@ -182,17 +191,23 @@ def _deployments(situation: Situation, revision: str) -> list[Json]:
 
 def _gangs_started(situation: Situation) -> bool:
     """Whether all workers of several pods were there once; what fails later does not undo a rollout."""
-    before = situation.observed.model_deployment.get("status", {})
-    known = {item["type"]: item["status"] for item in before.get("conditions", [])}
-    if before.get("revision") == situation.wanted.revision and known.get("RolloutComplete") == "True":
+    before = situation.observed.model_deployment.get("status", {}).get("revision")
+    if before == situation.wanted.revision and situation.observed.condition("RolloutComplete") == "True":
         return True
     gangs = [pool.name for pool in situation.pools if pool.pods_per_worker > 1]
     return all(situation.ready(pool) >= situation.wanted.pools[pool] for pool in gangs)
 
 
-def _is_complete(deployment: Json) -> bool:
-    """Whether all its pods were there once; a pod that fails later does not undo a rollout."""
-    conditions = deployment.get("status", {}).get("conditions", [])
+def _is_complete(deployment: Json, before: str) -> bool:
+    """Whether all its pods were there once; a pod that fails later does not undo a rollout.
+
+    Its status may tell of an earlier template, unless all was complete `before`: then its count alone
+    has changed.
+    """
+    generation, status = deployment["metadata"].get("generation"), deployment.get("status", {})
+    if before != "True" and status.get("observedGeneration", generation) != generation:
+        return False
+    conditions = status.get("conditions", [])
     return any(item.get("reason") == "NewReplicaSetAvailable" for item in conditions)
 
 

@@ -114,6 +114,11 @@ class Observed:
         """Whether its end was asked for."""
         return bool(self.model_deployment["metadata"].get("deletionTimestamp"))
 
+    def condition(self, kind: str) -> str:
+        """Status of a condition as it was written last; "" before that."""
+        conditions = self.model_deployment.get("status", {}).get("conditions", [])
+        return next((str(item["status"]) for item in conditions if item["type"] == kind), "")
+
     def pools(self) -> dict[str, Json]:
         """WorkerPools by the short names of their pools."""
         found = [child for (kind, _), child in self.children.items() if kind == WORKER_POOL]

@@ -6,6 +6,7 @@ event, a restart or a second operator can't lead it astray.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -24,7 +25,7 @@ from twolane.operator.build.pods import grace_s
 from twolane.operator.build.workers import pools_of
 from twolane.operator.children import of_revision, standing, workers_of_revision
 from twolane.operator.conditions import Condition, dated
-from twolane.operator.drift import reason_to_apply
+from twolane.operator.drift import first_difference, reason_to_apply
 from twolane.operator.gangs import restarts, surplus
 from twolane.operator.health import Situation
 from twolane.operator.names import FINALIZER, REVISION_LABEL, owner_of
@@ -94,6 +95,7 @@ def _plan_life(observed: Observed, spec: ModelDeploymentSpec, image: str) -> Pla
             if pool.pods_per_worker > 1:
                 actions += surplus(observed, wanted.revision, pool.name, target.pools[pool.name])
     actions += _applies(observed, desired)
+    situation = replace(situation, replacing=_replacing(observed, desired))
     for revision, old in targets.items():
         actions += toward(observed, states[revision], old)
     fresh, suspected = restarts(observed)
@@ -153,6 +155,21 @@ def _applies(observed: Observed, desired: list[Json]) -> list[Action]:
                 words = f"{body['kind']} {body['metadata']['name']}: {why} was changed by hand; set back"
                 actions.append(Emit("Warning", "DriftRepaired", words))
     return actions
+
+
+def _replacing(observed: Observed, desired: list[Json]) -> list[str]:
+    """Deployments of the revision whose pods are about to be replaced in place, as routers can be."""
+    existing = {name: child for (kind, name), child in observed.children.items() if kind == "Deployment"}
+    known = [(existing[body["metadata"]["name"]], body) for body in desired if _is_known(body, existing)]
+    return [
+        body["metadata"]["name"]
+        for child, body in known
+        if first_difference(child["spec"]["template"], body["spec"]["template"])
+    ]
+
+
+def _is_known(body: Json, deployments: Mapping[str, Json]) -> bool:
+    return body["kind"] == "Deployment" and body["metadata"]["name"] in deployments
 
 
 def _strays(observed: Observed, desired: list[Json], revisions: set[str]) -> list[Action]:
