@@ -113,8 +113,10 @@ def test_the_ablation_adds_one_part_after_the_other(tmp_path: Path) -> None:
         "queues",
         "+window",
         "+adaptive",
+        "+graphs",
         "+roles",
-        "+roles+skip",
+        "+skip",
+        "fcfs+graphs",
     ]
 
 

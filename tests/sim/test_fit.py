@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from twolane.core.errors import ConfigError, InvalidRequest
-from twolane.sim.fit import StepSample, fit_errors, fit_profile
+from twolane.sim.fit import Probe, StepSample, fit_errors, fit_profile, with_service
 from twolane.sim.profile import EngineProfile
 from twolane.sim.profile_file import BUILT_IN, ProfileFile, load_profile, parse_profile, profile_by_name
 
@@ -139,3 +139,19 @@ def test_neither_file_nor_name_is_refused() -> None:
         load_profile("missing.json")
     with pytest.raises(ConfigError, match="no JSON"):
         parse_profile(b"{", "a.json")
+
+
+def test_probes_of_an_idle_stack_tell_what_surrounds_the_steps() -> None:
+    """Way in and out, loop and hand-over come back from requests that were made with them."""
+    wanted = replace(TRUTH, between_steps_s=0.0007, arrival_s=0.002, reply_s=0.002, transfer_latency_s=0.004)
+    probes = []
+    for number in range(12):
+        new, output = 20 + 10 * number, 2 + 3 * number
+        first_s = 0.004 + wanted.prefill_s([(new, 0)])
+        steps_s = sum(wanted.mixed_s((), 1, new + step) for step in range(1, output))
+        probes.append(Probe(new, 0, output, first_s, first_s + 0.004 + steps_s))
+    found = with_service(TRUTH, probes)
+    for name in ("between_steps_s", "arrival_s", "reply_s", "transfer_latency_s"):
+        assert getattr(found, name) == pytest.approx(getattr(wanted, name), rel=0.02), name
+    with pytest.raises(InvalidRequest, match="different lengths"):
+        with_service(TRUTH, probes[:1])

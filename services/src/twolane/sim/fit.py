@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twolane.core.errors import InvalidRequest
 from twolane.policies.least_squares import solve_non_negative
@@ -88,6 +88,50 @@ def fit_profile(
         decode_weights_s=row * decode.knee,
         decode_token_s=row,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One request on an idle stack, as its client saw it: seconds to the first token, and to the last."""
+
+    new: int
+    cached: int
+    output_tokens: int
+    first_s: float
+    last_s: float
+
+
+def with_service(profile: EngineProfile, probes: Sequence[Probe]) -> EngineProfile:
+    """The profile with what router, RPC and the workers' loops add to the engine's steps.
+
+    What a first token takes beyond its prefill step is the way in and out; of the rest of an answer the part
+    that grows with its length belongs to the loop between steps, and the part that does not to the hand-over.
+
+    Raises:
+        InvalidRequest: too few answers of different lengths.
+    """
+    longer = [probe for probe in probes if probe.output_tokens > 1]
+    counts = [probe.output_tokens - 1 for probe in longer]
+    if len(longer) < LEAST_SAMPLES or min(counts) == max(counts):
+        raise InvalidRequest(f"a probe takes {LEAST_SAMPLES} answers of different lengths")
+    extra = []
+    for probe, steps in zip(longer, counts, strict=True):
+        held = probe.new + probe.cached + (steps + 1) // 2
+        extra.append(probe.last_s - probe.first_s - steps * profile.mixed_s((), 1, held))
+    slope = _median_slope(counts, extra)
+    hand_over_s = statistics.median(e - slope * count for e, count in zip(extra, counts, strict=True))
+    found = replace(profile, between_steps_s=max(0.0, slope), transfer_latency_s=max(0.0, hand_over_s))
+    way_s = statistics.median(
+        probe.first_s - found.prefill_s(((probe.new, probe.cached),)) for probe in probes
+    )
+    return replace(found, arrival_s=max(0.0, way_s / 2), reply_s=max(0.0, way_s / 2))
+
+
+def _median_slope(xs: Sequence[int], ys: Sequence[float]) -> float:
+    """The median slope over all pairs of points: a few disturbed ones do no harm (Theil and Sen)."""
+    points = list(zip(xs, ys, strict=True))
+    slopes = [(y - b) / (x - a) for i, (x, y) in enumerate(points) for a, b in points[:i] if x != a]
+    return statistics.median(slopes)
 
 
 def fit_errors(samples: Sequence[StepSample], profile: EngineProfile) -> dict[str, dict[str, float]]:
