@@ -27,6 +27,7 @@ ETCD = "3.6.5"
 KWOK = "0.7.0"
 HELM = "3.19.2"
 COREDNS = "1.14.6"
+CERT_MANAGER = "1.19.0"
 
 # A cold build of kube-apiserver on two slow cores.
 BUILD_TIMEOUT_S = 1800
@@ -195,6 +196,15 @@ PROGRAMS: dict[str, Program] = {
         "coredns",
         f"{COREDNS}-{_digest(go_programs.COREDNS)}",
         _own_main(go_programs.COREDNS, f"github.com/coredns/coredns@v{COREDNS}"),
+    ),
+    "cert-manager": Program(
+        "cert-manager",
+        f"{CERT_MANAGER}-{_digest(go_programs.CERT_MANAGER)}",
+        _own_main(
+            go_programs.CERT_MANAGER,
+            f"github.com/cert-manager/cert-manager@v{CERT_MANAGER}",
+            *(f"k8s.io/{name}@v0.{KUBERNETES[2:]}" for name in ("api", "apimachinery", "client-go")),
+        ),
     ),
     "pause": Program("pause", _digest(go_programs.PAUSE), _own_main(go_programs.PAUSE)),
     "helm": Program("helm", HELM, _install("helm.sh/helm/v3/cmd/helm", HELM)),

@@ -9,7 +9,7 @@ import pytest
 from tests.node.product import COMPONENT, START_S, Model
 from tests.operator.cluster.kube import Json, Refused, eventually
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1500)]
 SECRETS = ("chat-tls-broker", "chat-tls-router", "chat-tls-worker")
 # A kubelet looks at what it has mounted about once a minute, and has a cache.
 MOUNTED_S = 240.0
@@ -20,7 +20,8 @@ def plain(chat: Model) -> Iterator[Model]:
     """The model without certificates, before and after."""
     yield chat
     chat.patch(tls={"mode": "disabled"})
-    eventually(lambda: _revisions(chat) == {chat.object()["status"]["revision"]}, START_S)
+    # A whole rollout and its soak.
+    eventually(lambda: _revisions(chat) == {chat.object()["status"]["revision"]}, 3 * START_S)
 
 
 def _revisions(chat: Model) -> set[str]:
@@ -46,7 +47,7 @@ def test_certificates_are_turned_on_and_renewed_without_a_lost_request(plain: Mo
         load.wait_for(5)
         chat.patch(tls={"mode": "operator"})
         eventually(lambda: chat.object()["status"]["revision"] != before, START_S)
-        eventually(lambda: _revisions(chat) == {chat.object()["status"]["revision"]}, 2 * START_S)
+        eventually(lambda: _revisions(chat) == {chat.object()["status"]["revision"]}, 3 * START_S)
         load.wait_for(5)
         assert kube.condition(chat.namespace, chat.name, "CertificatesReady")["status"] == "True"
         pods = chat.pods(COMPONENT)
