@@ -34,6 +34,8 @@ OPTIONS: dict[str, list[str]] = {
     "redis.external.url": ["", "rediss://:word@books.example:6380/1"],
     "redis.namespaces": ["", "{b}"],
     "redis.bundled.persistence.enabled": ["true", "false"],
+    "tls.secrets": ["true", "false"],
+    "tls.certManager": ["true", "false"],
     "serviceAccount.create": ["true", "false"],
     "serviceAccount.name": ["me"],
     "rbac.create": ["true", "false"],

@@ -19,6 +19,11 @@ SPECS: dict[str, Json] = {
     "mixed": {"pools": {"mixed": {}}, "model": {"image": {"reference": "r/m:1"}}},
     "fetched": {"model": {"s3": {"uri": "s3://b/m", "secretName": "s"}}},
     "cached": {"model": {"hub": {"repo": "o/n", "cacheClaim": "c", "tokenSecret": {"name": "t"}}}},
+    "gangs": {
+        "model": {"imagePath": "/opt/m"},
+        "pools": {"mixed": {"gpu": {"count": 2}, "tensorParallel": {"size": 4, "podsPerWorker": 2}}},
+    },
+    "certificates": {"model": {"imagePath": "/opt/m"}, "tls": {"mode": "operator"}},
     "shared": {
         "model": {"imagePath": "/opt/m"},
         "broker": {"replicas": 2, "redis": {"secretName": "redis"}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from twolane.operator.build.flags import engine_flags, telemetry_flags
@@ -39,7 +39,8 @@ class PoolPlan:
     name: str
     role: Role
     lane: Lane
-    declared: Pool
+    # Names tell pools apart; what is declared may hold dictionaries, which have no hash.
+    declared: Pool = field(hash=False)
     may_sleep: bool = False
 
     @property
