@@ -1,6 +1,6 @@
 """How far simulated latencies are off the measured ones: real processes with the demo model on this CPU.
 
-Run by hand: `python -m tests.bench.simulation_error [--rounds 3] [--out FOLDER]`. Profiles the engine, probes
+Run by hand: `python tests/bench/simulation_error.py [--rounds 3] [--out FOLDER]`. Profiles the engine, probes
 the idle stack, replays a mix against `twolane up`, simulates the very same requests with the profile, and
 prints the error of every percentile per class.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from live_schedulers import TWOLANE, serving
 
-from tests.bench.live_schedulers import TWOLANE, serving
 from twolane.bench.machine import machine_facts
 from twolane.cli import topology
 from twolane.cli.topology import UpConfig

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from tests.bench.simulation_error import (
+from simulation_error import (
     errors,
     measured,
     percentiles,
@@ -15,6 +14,7 @@ from tests.bench.simulation_error import (
     simulated,
     table,
 )
+
 from twolane.sim.profile_file import profile_by_name
 
 
