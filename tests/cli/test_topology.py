@@ -9,7 +9,9 @@ import pytest
 
 from twolane.cli import topology
 from twolane.cli.topology import UpConfig
+from twolane.cli.up import make_certificates
 from twolane.core.errors import ConfigError
+from twolane.rpc.tls import Tls
 
 
 def _config(tmp_path: Path, *flags: str) -> UpConfig:
@@ -126,3 +128,24 @@ def test_threads_bound_the_maths_libraries_too(tmp_path: Path) -> None:
     for spec in topology.worker_children(_config(tmp_path, "--threads", "3"), 9200):
         assert spec.environment["OMP_NUM_THREADS"] == "3"
         assert _value(spec.args, "--num-threads") == "3"
+
+
+def test_every_process_gets_the_certificate_of_its_component(tmp_path: Path) -> None:
+    """With --tls; without it nobody gets one."""
+    for flags in ((), ("--tls",)):
+        config = _config(tmp_path, "--log-dir", str(tmp_path / "logs"), *flags)
+        children = [topology.broker_child(config), topology.router_child(config, 9200)]
+        children += topology.worker_children(config, 9200)
+        folders = [Path(_value(spec.args, "--tls-dir")) for spec in children if "--tls-dir" in spec.args]
+        expected = ["broker", "router", "worker", "worker"] if flags else []
+        assert [folder.name for folder in folders] == expected
+        assert {folder.parent for folder in folders} <= {tmp_path / "logs" / "tls"}
+
+
+def test_the_certificates_of_a_trial_are_for_one_deployment_and_for_this_user(tmp_path: Path) -> None:
+    """Each component can start with its folder; nobody else may read the keys."""
+    make_certificates(tmp_path / "tls")
+    found = {component: Tls(tmp_path / "tls" / component) for component in ("broker", "router", "worker")}
+    assert {tls.deployment for tls in found.values()} == {"local"}
+    modes = {path.stat().st_mode & 0o077 for path in (tmp_path / "tls").rglob("tls.key")}
+    assert modes == {0}
