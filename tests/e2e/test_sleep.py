@@ -43,7 +43,7 @@ class Processes:
             command = [sys.executable, "-m", "twolane.cli.main", *spec.args, *flags]
             environment = os.environ | spec.environment
             self._children[spec.name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        eventually(spec.port_file.exists, 60.0)
+        eventually(spec.port_file.exists, 150.0)
         ports: dict[str, int] = json.loads(spec.port_file.read_text(encoding="utf-8"))
         return ports
 
@@ -56,6 +56,18 @@ class Processes:
         finally:
             if child.poll() is None:
                 child.kill()
+
+    def pid(self, name: str) -> int:
+        """Process id of one."""
+        return self._children[name].pid
+
+    def wait(self, name: str, timeout_s: float) -> int:
+        """The exit status of one that ends by itself."""
+        return self._children.pop(name).wait(timeout_s)
+
+    def log(self, name: str) -> str:
+        """What one has written."""
+        return (Path(self.config.log_dir) / f"{name}.log").read_text(encoding="utf-8")
 
     def stop_all(self) -> None:
         """Ends what still runs."""

@@ -1,6 +1,6 @@
 """Runs tensor-parallel ranks as forked processes of this one and prints rank 0's answers as JSON.
 
-Usage: parallel_ranks.py FOLDER SCRATCH SIZE... Started by test_parallel.py, so that the test's own process
+Usage: parallel_ranks.py FOLDER SIZE... Started by test_parallel.py, so that the test's own process
 stays free of process groups.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import socket
 import sys
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def answers(engine: Engine, n_new: int = 10) -> list[dict[str, list[float]]]:
     ]
 
 
-def run_rank(folder: str, rank: int, size: int, meeting: str) -> None:
+def run_rank(folder: str, rank: int, size: int, address: str) -> None:
     """One rank's life."""
     torch.set_num_threads(1)
-    place = TensorParallel(rank, size, f"file://{meeting}", timeout_s=60) if size > 1 else None
+    place = TensorParallel(rank, size, address, timeout_s=60) if size > 1 else None
     config = EngineConfig(
         Path(folder), device="cpu", n_pages=64, page_tokens=4, max_model_len=128, parallel=place
     )
@@ -68,19 +69,21 @@ def run_rank(folder: str, rank: int, size: int, meeting: str) -> None:
 
 def main() -> None:
     """Runs the engine with every number of ranks asked for, one after the other."""
-    folder, scratch, *sizes = sys.argv[1:]
+    folder, *sizes = sys.argv[1:]
     for size in sizes:
-        run_ranks(folder, scratch, int(size))
+        run_ranks(folder, int(size))
 
 
-def run_ranks(folder: str, scratch: str, size: int) -> None:
+def run_ranks(folder: str, size: int) -> None:
     """Forks the other ranks and is rank 0."""
-    meeting = str(Path(scratch) / f"meeting-{size}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     forked = multiprocessing.get_context("fork")
-    others = [forked.Process(target=run_rank, args=(folder, rank, size, meeting)) for rank in range(1, size)]
+    others = [forked.Process(target=run_rank, args=(folder, rank, size, address)) for rank in range(1, size)]
     for process in others:
         process.start()
-    run_rank(folder, 0, size, meeting)
+    run_rank(folder, 0, size, address)
     for process in others:
         process.join(60)
     if any(process.exitcode != 0 for process in others):

@@ -25,7 +25,7 @@ def run(folder: Path, *sizes: int) -> list[dict[str, Any]]:
     """What rank 0 printed for each number of ranks."""
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(RUN), str(folder), str(folder), *map(str, sizes)],
+        [sys.executable, str(RUN), str(folder), *map(str, sizes)],
         env=environment,
         capture_output=True,
         text=True,
@@ -59,7 +59,7 @@ def test_untied_heads_and_head_norms_split_too(new_folder: Callable[..., Path]) 
 
 def test_heads_that_do_not_divide_are_refused(new_folder: Callable[..., Path]) -> None:
     """Before any rank waits for another."""
-    place = TensorParallel(0, 4, "file:///nowhere")
+    place = TensorParallel(0, 4, "127.0.0.1:9")
     config = EngineConfig(new_folder(), device="cpu", n_pages=64, max_model_len=64, parallel=place)
     with pytest.raises(ConfigError, match="num_key_value_heads 2 can't be split over 4"):
         Engine.load(config)

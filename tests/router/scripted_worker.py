@@ -52,6 +52,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         submits: everything ever submitted, in order.
         cancels: ids that were cancelled.
         refuse_with: an error for every new request.
+        refuse_peers: the same by the id of the peer that a request names.
         keep_handover: a prefill worker keeps the request after its first token.
     """
 
@@ -68,6 +69,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     submits: list[worker_pb2.Submit] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
     refuse_with: types_pb2.Error | None = None
+    refuse_peers: dict[str, types_pb2.Error] = field(default_factory=dict)
     keep_handover: bool = False
     hellos: list[worker_pb2.Hello] = field(default_factory=list)
     load: worker_pb2.Load = field(default_factory=lambda: worker_pb2.Load(total_pages=1000, free_pages=1000))
@@ -162,11 +164,10 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         if submit.phase == worker_pb2.PHASE_DECODE:
             request.may_run = request.key in self._handed_over
             request.sent += 1
-        if self.refuse_with is not None:
+        refusal = self.refuse_peers.get(submit.peer.worker_id, self.refuse_with)
+        if refusal is not None:
             event = worker_pb2.RequestEvent(
-                stream_id=submit.stream_id,
-                finish_reason=types_pb2.FINISH_REASON_ERROR,
-                error=self.refuse_with,
+                stream_id=submit.stream_id, finish_reason=types_pb2.FINISH_REASON_ERROR, error=refusal
             )
             self.send(out, [event])
             return request

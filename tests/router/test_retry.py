@@ -67,6 +67,24 @@ async def test_a_worker_lost_before_the_first_token_is_replaced(
     assert await asyncio.gather(*calls) == [ANSWER] * 4
 
 
+async def test_a_worker_that_cannot_reach_its_peer_keeps_the_answer_and_the_peer_is_avoided(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession
+) -> None:
+    """The decode worker says so first; the prefill worker it names is the one to go round."""
+    workers = await two_pairs(cluster)
+    workers["p0"].held = workers["p1"].held = True
+    lost = types_pb2.Error(code="unavailable", message="p0 is unreachable", param="peer")
+    for decode in ("d0", "d1"):
+        workers[decode].refuse_peers = {"p0": lost}
+    calls = [asyncio.create_task(ask(http)) for _ in range(6)]
+    await cluster.until(lambda: bool(workers["p0"].submits) and len(workers["p1"].requests) == 6)
+    workers["p1"].release()
+    assert await asyncio.gather(*calls) == [ANSWER] * 6
+    again = [s for d in ("d0", "d1") for s in workers[d].submits if "retry" in s.request_id]
+    assert again
+    assert {submit.peer.worker_id for submit in again} == {"p1"}
+
+
 @pytest.mark.parametrize("fields", [{}, {"n": 2}, {"stop": ["jumps over"]}, {"logprobs": True}])
 async def test_an_answer_goes_on_elsewhere_where_its_worker_was_lost(
     cluster: ScriptedCluster, http: aiohttp.ClientSession, fields: dict[str, Any]

@@ -100,6 +100,17 @@ def test_an_expired_lease_lands_nothing_until_it_is_renewed() -> None:
     assert owner.push(run_push([2])) == ""
 
 
+def test_an_expiry_counts_once_however_many_pushes_come_too_late() -> None:
+    """The alert on expired leases means leases, not messages."""
+    owner = Owner()
+    owner.now_s = 1.0
+    for _ in range(3):
+        assert owner.push(run_push([2])) == "lease_invalid"
+    assert owner.landing.end("l")
+    name = "twolane_worker_lease_expiries_total"
+    assert owner.registry.get_sample_value(name, {"transport": "grpc"}) == 1
+
+
 def test_a_handover_needs_every_page_and_the_same_prompt() -> None:
     """Decoding on missing pages would give wrong words without an error."""
     owner = Owner()

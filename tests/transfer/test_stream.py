@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import xxhash
 
 from tests.transfer.test_transports import filled_store
 from twolane.core.errors import ConfigError
+from twolane.transfer import stream_server
 from twolane.transfer.landing import ExpectedPages, Landing
 from twolane.transfer.page_store import Layers
 from twolane.transfer.stream_server import HEAD_BYTES, StreamServer
 from twolane.transfer.transports import codecs
 from twolane.v1 import transfer_pb2 as pb
+from twolane.v1 import types_pb2
 
 DEADLINE_S = 10.0
 # Larger than what a socket holds, so that the reader is in the middle of it for sure.
@@ -154,3 +157,61 @@ async def test_a_port_that_is_taken_is_named(stream: Stream) -> None:
     port = int(stream.writer.get_extra_info("peername")[1])
     with pytest.raises(ConfigError, match=str(port)):
         await StreamServer(stream.landing).start("127.0.0.1", port)
+
+
+class Wire:
+    """The transport under a stream that the test feeds by hand."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+
+    def get_extra_info(self, _name: str) -> None:
+        """There is no socket."""
+
+    def write(self, _data: bytes) -> None:
+        """Answers are not looked at."""
+
+    def abort(self) -> None:
+        """The stream gave up."""
+        self.aborted = True
+
+
+def feed(fed: Any, data: bytes) -> None:
+    """Lets bytes arrive."""
+    while data:
+        room = fed.get_buffer(-1)
+        taken = min(len(room), len(data))
+        room[:taken] = data[:taken]
+        fed.buffer_updated(taken)
+        data = data[taken:]
+
+
+@pytest.mark.parametrize("sent", ["nothing", "half a head", "half a run"])
+async def test_a_writer_that_falls_silent_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, stream: Stream, sent: str
+) -> None:
+    """Before its first frame or within one; its process may live on, so that no keepalive would tell."""
+    monkeypatch.setattr(stream_server, "tune", lambda _socket: None)
+    stream.expect("l", (1,))
+    head, payload = stream.run("l", 1)
+    wire, fed = Wire(), stream_server._Stream(stream.landing, set(), None)
+    fed.connection_made(cast(asyncio.Transport, wire))
+    data = {"nothing": b"", "half a head": head[:2], "half a run": head + payload[:5]}[sent]
+    feed(fed, data)
+    fed._look_again(len(data) - 1)
+    assert not wire.aborted
+    fed._look_again(len(data))
+    assert wire.aborted
+    fed.connection_lost(None)
+
+
+async def test_a_writer_may_be_silent_between_frames(monkeypatch: pytest.MonkeyPatch, stream: Stream) -> None:
+    """A prompt may take its time to be computed."""
+    monkeypatch.setattr(stream_server, "tune", lambda _socket: None)
+    wire, fed = Wire(), stream_server._Stream(stream.landing, set(), None)
+    fed.connection_made(cast(asyncio.Transport, wire))
+    data = frame(pb.PagePush(lease_id="x", fence=1, abort=types_pb2.Error(code="internal")))
+    feed(fed, data)
+    fed._look_again(len(data))
+    assert not wire.aborted
+    fed.connection_lost(None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.worker.conftest import Oracle
-from tests.worker.stack import RouterEnd, until
+from tests.worker.stack import DEADLINE_S, RouterEnd, until
 from twolane.core.request import FinishReason, Phase, SamplingParams
+from twolane.worker import service
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0)
 
@@ -64,6 +67,48 @@ async def test_answers_survive_preemption(
     assert metric._value.get() > 0
     pool.release(taken)
     assert (await router.inspect()).held_pages == 0
+
+
+async def test_a_preempted_answer_keeps_its_priority_and_its_due_time(
+    new_worker: Callable[..., Any], new_router: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same request: where it queues again, the policy sees what it was asked for."""
+    worker = await new_worker("mixed", max_model_len=128)
+    router: RouterEnd = await new_router(worker)
+    table, queue = worker.process._table, worker.process._parts.prefill
+    queued: list[Any] = []
+    add = queue.add
+
+    def noted(prompt: Any, front: bool = False) -> None:
+        queued.append((prompt, front))
+        add(prompt, front=front)
+
+    monkeypatch.setattr(queue, "add", noted)
+    sampling = SamplingParams(max_tokens=100, temperature=0.0)
+    asked = {"priority": 3, "ttft_slo_ms": 700}
+    _, answer = await router.submit("r", [5, 6, 7], Phase.BOTH, sampling, **asked)
+    await until(lambda: len(answer.tokens) > 2)
+    (running,) = list(worker.process._parts.decode.members())
+    worker.process._parts.decode.remove("r")
+    table.preempted(running)
+    (first, _), (again, at_front) = queued
+    assert at_front
+    assert (again.priority, again.deadline_s, again.arrival_s) == (3, first.deadline_s, first.arrival_s)
+    assert again.deadline_s == pytest.approx(again.arrival_s + 0.7)
+
+
+async def test_a_session_without_a_hello_is_ended(
+    new_worker: Callable[..., Any], new_router: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that connects and says nothing holds no stream for ever."""
+    monkeypatch.setattr(service, "HELLO_TIMEOUT_S", 0.01)
+    router = RouterEnd(await new_worker("mixed"))
+    try:
+        with pytest.raises(grpc.aio.AioRpcError, match="no Hello came"):
+            async with asyncio.timeout(DEADLINE_S):
+                await router.call.read()
+    finally:
+        await router.close()
 
 
 async def test_the_second_turn_finds_the_first_in_the_cache(

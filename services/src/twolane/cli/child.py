@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twolane.cli.orphan import LAUNCHER_FD
-from twolane.telemetry.process import read_port_file
+from twolane.telemetry.process import LAUNCHER_FD, read_port_file
 
 TAIL_BYTES = 64 * 1024
 

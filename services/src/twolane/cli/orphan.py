@@ -11,7 +11,8 @@ import signal
 import threading
 import time
 
-LAUNCHER_FD = "TWOLANE_LAUNCHER_FD"
+from twolane.telemetry.process import LAUNCHER_FD
+
 GRACE_S = 10.0
 
 

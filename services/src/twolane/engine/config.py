@@ -17,8 +17,8 @@ class LoadProgress:
     """How far one stage of loading is; each stage reports at least once, the last time with finished true.
 
     Attributes:
-        stage: "read config", "join ranks", "map weights", "load weights", "pack weights", "build pages" or
-            "warm up".
+        stage: "read config", "join ranks", "map weights", "load weights", "pack weights", "build pages",
+            "wait for ranks" or "warm up".
         done_bytes: bytes the stage has handled.
         total_bytes: bytes the stage will handle; 0 when it is not about bytes.
         elapsed_s: seconds since the stage began.

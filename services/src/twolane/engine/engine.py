@@ -50,6 +50,7 @@ class Engine:
         eos_token_ids: ids that end an answer, by generation_config.json or else config.json.
         default_sampling: the model's own sampling defaults.
         graph_budget_bytes: memory set aside for captured graphs, 0 on CPU.
+        ranks: connection to the other tensor-parallel ranks, or None.
     """
 
     def __init__(self, loaded: Loaded, config: EngineConfig) -> None:
@@ -61,7 +62,7 @@ class Engine:
         self.default_sampling = loaded.generation.sampling
         self.pool = PagePool(self.kv.shape[0], self.fingerprint.page_tokens)
         self._model = loaded.model
-        self._ranks = loaded.model.ranks
+        self.ranks = loaded.model.ranks
         self.graph_budget_bytes = loaded.graph_bytes
         self._graph_settings = config.graphs
         self._forward: Forward
@@ -75,7 +76,7 @@ class Engine:
             self._forward = KernelForward(self._model, self.kv, self.fingerprint.max_model_len)
         else:
             # The copy follows sequences, which only the first rank sees.
-            copy_bytes = 0 if self._ranks is not None else config.decode_copy_bytes
+            copy_bytes = 0 if self.ranks is not None else config.decode_copy_bytes
             self._forward = TorchForward(self._model, self.kv, copy_bytes)
 
     @classmethod
@@ -91,7 +92,7 @@ class Engine:
         """
         report = progress or _ignore
         engine = cls(load(config, report), config)
-        if engine._ranks is not None and not engine._ranks.is_first:
+        if engine.ranks is not None and not engine.ranks.is_first:
             return engine
         with stage("warm up", report):
             engine._warm_up()
@@ -114,19 +115,20 @@ class Engine:
         """
         if not rows:
             return []
-        if self._ranks is not None and not self._ranks.is_first:
+        if self.ranks is not None and not self.ranks.is_first:
             raise RuntimeError("only rank 0 steps; this rank must call follow()")
         for row in rows:
             self._check(row)
         if len({id(row.sequence) for row in rows}) != len(rows):
             raise ValueError("a sequence has two rows in one step")
+        self._use_device()
         batch = pack(rows, self._forward.order(rows), self.fingerprint.page_tokens)
         if int(batch.ids.max()) >= self.spec.vocab_size:
             raise ValueError(
                 f"a token id is {int(batch.ids.max())}, the vocabulary has {self.spec.vocab_size}"
             )
-        if self._ranks is not None:
-            self._ranks.send(batch)
+        if self.ranks is not None:
+            self.ranks.send(batch)
         logits = self._forward.run(rows, batch, queue_depth)
         for row in rows:
             row.sequence.n_computed += row.n_tokens
@@ -138,25 +140,29 @@ class Engine:
         elif self.kv.is_cuda:
             # Nothing was read back: without this a step would seem over once it is launched.
             torch.cuda.synchronize(self.kv.device)
+        if self.ranks is not None:
+            self.ranks.completed.advance()
         return results
 
     @torch.inference_mode()
     def follow(self) -> None:
         """Serves rank 0's steps until it closes; the only thing the other tensor-parallel ranks do."""
-        if self._ranks is None or self._ranks.is_first:
+        if self.ranks is None or self.ranks.is_first:
             raise RuntimeError("follow() is for tensor-parallel ranks other than 0")
-        while (batch := self._ranks.receive()) is not None:
+        self._use_device()
+        while (batch := self.ranks.receive()) is not None:
             self._forward.run((), batch)
+            self.ranks.completed.advance()
 
     def keep_alive(self) -> None:
         """Tells waiting ranks that rank 0 is idle, not gone; without other ranks it does nothing."""
-        if self._ranks is not None:
-            self._ranks.send(None)
+        if self.ranks is not None:
+            self.ranks.send(None)
 
     def close(self) -> None:
         """Releases the other ranks; without them it does nothing."""
-        if self._ranks is not None:
-            self._ranks.close()
+        if self.ranks is not None:
+            self.ranks.close()
 
     def capture_graphs(self) -> int:
         """Captures graphs for the steps run so far, or a first guess; returns the device memory they took.
@@ -165,6 +171,7 @@ class Engine:
         """
         if self.graph_budget_bytes == 0 or isinstance(self._forward, TorchForward):
             return 0
+        self._use_device()
         from twolane.engine.graphs import CudaRecorder, nominal_costs
         from twolane.engine.kernel_forward import KernelForward
 
@@ -185,12 +192,18 @@ class Engine:
         """Reports each layer of a step, in the step's thread, once its keys and values are in the pages.
 
         Returns:
-            Whether this engine can: one on a device can't, its host runs ahead of what is computed.
+            Whether this engine can: one on a device can't, its host runs ahead of what is computed, nor can
+            one of several ranks, which run apart within a step.
         """
-        if not isinstance(self._forward, TorchForward):
+        if not isinstance(self._forward, TorchForward) or self.ranks is not None:
             return False
         self._forward.on_layer = on_layer
         return True
+
+    def _use_device(self) -> None:
+        """Kernels start on the calling thread's current device, which is the first one in a new thread."""
+        if self.kv.is_cuda:
+            torch.cuda.set_device(self.kv.device)
 
     def _warm_up(self) -> None:
         """One small step, so that the first request does not pay for lazy initialisation."""

@@ -63,6 +63,11 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         n_pages = _n_pages(config, spec, dtype, max_model_len, graph_bytes)
         pool_bytes = n_pages * _page_bytes(config, spec, dtype) + graph_bytes
         check_fit(spec, dtype, device, pool_bytes, shard)
+    ranks = None
+    if config.parallel is not None:
+        # Before the weights: a rank that is missing shows after seconds.
+        with stage("join ranks", progress):
+            ranks = Ranks(config.parallel, device)
     with stage("map weights", progress):
         checkpoint = RandomWeights() if config.random_weights else Checkpoint(model_dir)
         model = Model(spec, dtype, device, max_model_len, shard)
@@ -74,18 +79,29 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
     with stage("pack weights", progress):
         model.pack()
     page_bytes = _page_bytes(config, spec, dtype)
-    if config.parallel is not None:
-        with stage("join ranks", progress):
-            model.ranks = Ranks(config.parallel, device)
     with stage("build pages", progress, n_pages * page_bytes) as report:
         kv = _pool(config, spec, n_pages, dtype, device)
         report(n_pages * page_bytes)
-    fingerprint = ModelFingerprint(
-        model=config.served_name or model_dir.resolve().name,
+    hashes = (tokenizer, checkpoint.sha256)
+    fingerprint = _fingerprint(config, spec, hashes, dtype, max_model_len)
+    if ranks is not None:
+        with stage("wait for ranks", progress):
+            ranks.meeting.agree("pages", str(n_pages))
+            ranks.meeting.agree("model", repr(fingerprint))
+        model.ranks = ranks
+    return Loaded(spec, fingerprint, generation, model, kv, graph_bytes)
+
+
+def _fingerprint(
+    config: EngineConfig, spec: ModelSpec, hashes: tuple[str, str], dtype: torch.dtype, max_model_len: int
+) -> ModelFingerprint:
+    """What workers compare; `hashes` are those of tokenizer and weights."""
+    return ModelFingerprint(
+        model=config.served_name or Path(config.model_dir).resolve().name,
         architecture=spec.architecture,
         vocab_size=spec.vocab_size,
-        tokenizer_sha256=tokenizer,
-        weights_sha256=checkpoint.sha256,
+        tokenizer_sha256=hashes[0],
+        weights_sha256=hashes[1],
         n_layers=spec.n_layers,
         n_kv_heads=spec.n_kv_heads,
         head_dim=spec.head_dim,
@@ -93,7 +109,6 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         kv_dtype=str(dtype).removeprefix("torch."),
         max_model_len=max_model_len,
     )
-    return Loaded(spec, fingerprint, generation, model, kv, graph_bytes)
 
 
 @contextmanager

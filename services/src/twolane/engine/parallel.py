@@ -8,15 +8,18 @@ nccl on GPUs).
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 
 from twolane.core.errors import ConfigError
 from twolane.engine.batch import Batch
+from twolane.engine.meeting import Meeting
 from twolane.engine.parallel_settings import TensorParallel
 from twolane.engine.spec import ModelSpec
 
@@ -49,8 +52,39 @@ class Shard:
                 )
 
 
+class Completed:
+    """Counts the steps that this rank has run, for threads that read their pages."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._changed = threading.Condition()
+
+    @property
+    def steps(self) -> int:
+        """Steps so far."""
+        return self._steps
+
+    def advance(self) -> None:
+        """One more."""
+        with self._changed:
+            self._steps += 1
+            self._changed.notify_all()
+
+    def wait_for(self, steps: int, timeout_s: float) -> bool:
+        """Waits until so many are done; False: not in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._steps >= steps, timeout_s)
+
+
 class Ranks:
-    """The connection of one rank to the others."""
+    """The connection of one rank to the others.
+
+    Attributes:
+        shard: this rank's part.
+        meeting: where ranks tell each other what is no part of a step.
+        timeout_s: how long a step waits for a rank.
+        completed: steps run.
+    """
 
     def __init__(self, settings: TensorParallel, device: torch.device) -> None:
         """Joins the others.
@@ -58,23 +92,20 @@ class Ranks:
         Raises:
             ConfigError: not all ranks came within the timeout, or the place is wrong.
         """
-        if not 0 <= settings.rank < settings.size:
-            raise ConfigError(f"tensor-parallel rank {settings.rank} is not among {settings.size} ranks")
+        self.meeting = Meeting(settings)
         self.shard = Shard(settings.rank, settings.size)
+        self.timeout_s = settings.timeout_s
+        self.completed = Completed()
         self._device = device
-        try:
-            dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
-                init_method=settings.init_method,
-                rank=settings.rank,
-                world_size=settings.size,
-                timeout=timedelta(seconds=settings.timeout_s),
-            )
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"tensor-parallel rank {settings.rank} did not meet the others at {settings.init_method} "
-                f"({error}); start all {settings.size} ranks with the same address"
-            ) from error
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore("collectives", self.meeting.store),
+            rank=settings.rank,
+            world_size=settings.size,
+            timeout=timedelta(seconds=settings.timeout_s),
+        )
 
     @property
     def is_first(self) -> bool:
@@ -140,6 +171,7 @@ class Ranks:
         """Rank 0 releases the others; every rank leaves."""
         if self.is_first:
             self._broadcast(np.array([_STOP, 0, 0, 0, 0, 0], dtype=np.int64))
+        self.meeting.leave()
         dist.destroy_process_group()
 
     def _broadcast(

@@ -15,12 +15,14 @@ class TensorParallel:
     Attributes:
         rank: 0 has the host; the others call `Engine.follow`.
         size: ranks in all.
-        init_method: where ranks meet, tcp://host:port or file:///path, the same for all.
-        timeout_s: how long a rank waits for the others; the host must step or call `Engine.keep_alive` more
-            often.
+        address: host:port at which rank 0 keeps the meeting place, the same for all.
+        timeout_s: how long ranks wait for each other: to meet, and within a step. The host must step or call
+            `Engine.keep_alive` more often.
+        load_timeout_s: how long the slowest may take to load after the fastest has.
     """
 
     rank: int
     size: int
-    init_method: str
-    timeout_s: float = 600.0
+    address: str
+    timeout_s: float = 120.0
+    load_timeout_s: float = 3600.0

@@ -212,15 +212,21 @@ class Answer:
         Token i of an answer depends on its seed and on i, so that they go on as this one would have.
         """
         if leg is not None and error.retryable:
-            self.avoid |= {leg.worker_id}
+            lost = self._at_fault(leg, error)
+            self.avoid |= {lost}
             self.attempts += 1
             self._drop_legs()
             self._resume()
             if self._generation.retry(self, error):
-                extra = {"request_id": self.request.request_id, "worker_id": leg.worker_id}
+                extra = {"request_id": self.request.request_id, "worker_id": lost}
                 log.warning("answer sent to other workers: %s", error.message, extra=extra)
                 return
         self._generation.fail(error)
+
+    def _at_fault(self, leg: Leg, error: TwolaneError) -> str:
+        """Who failed: the worker that says so, or the other one where it says that it can't reach that."""
+        others = [each for each in (self._prefill, self._decode) if each is not None and each is not leg]
+        return others[0].worker_id if error.param == "peer" and others else leg.worker_id
 
     def _resume(self) -> None:
         """Makes the tokens so far a part of what the next workers are given."""

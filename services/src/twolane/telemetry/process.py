@@ -14,6 +14,9 @@ from pathlib import Path
 
 from twolane.core.errors import ConfigError
 
+LAUNCHER_FD = "TWOLANE_LAUNCHER_FD"
+"""Names the pipe whose end tells a child that its launcher has gone (see cli.orphan)."""
+
 
 def write_port_file(path: str | Path, ports: Mapping[str, int]) -> None:
     """Writes {"grpc": 9200, "http": 9400} in one step: a reader sees all of it or nothing.

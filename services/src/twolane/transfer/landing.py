@@ -31,6 +31,7 @@ class ExpectedPages:
         expires_s: when the lease ends unless renewed, on the landing's clock.
         missing: pages not landed yet, each with a bit for every layer that has (and zero for one of which
             nothing has).
+        expired: whether its end before its transfer's has been counted.
     """
 
     lease: pb.Lease
@@ -38,6 +39,7 @@ class ExpectedPages:
     prompt_tokens: int
     expires_s: float
     missing: dict[int, int] = field(init=False)
+    expired: bool = False
 
     def __post_init__(self) -> None:
         self.missing = dict.fromkeys(self.page_ids, 0)
@@ -106,9 +108,8 @@ class Landing:
 
     def end(self, lease_id: str) -> bool:
         """Closes a lease that must end before its transfer has; returns whether it was open."""
-        expected = self._expected.get(lease_id)
-        if expected is not None and self._metrics is not None:
-            self._metrics.lease_expired(expected.lease.transport)
+        if (expected := self._expected.get(lease_id)) is not None:
+            self._count_expiry(expected)
         return self.close(lease_id)
 
     def renew(self, lease_id: str, expires_s: float) -> None:
@@ -204,10 +205,15 @@ class Landing:
         if push.fence != expected.lease.fence:
             raise LeaseInvalid(f"fence {push.fence} is not that of the lease ({expected.lease.fence})")
         if self._now() >= expected.expires_s:
-            if self._metrics is not None:
-                self._metrics.lease_expired(expected.lease.transport)
+            self._count_expiry(expected)
             raise LeaseInvalid(f"lease {push.lease_id} has expired")
         return expected
+
+    def _count_expiry(self, expected: ExpectedPages) -> None:
+        """Once a lease, however many pushes come too late under it."""
+        if self._metrics is not None and not expected.expired:
+            self._metrics.lease_expired(expected.lease.transport)
+        expected.expired = True
 
     def _check_run(self, expected: ExpectedPages, run: pb.PageRun) -> None:
         if not set(run.page_ids) <= set(expected.page_ids):

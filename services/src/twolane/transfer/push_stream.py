@@ -22,6 +22,9 @@ from twolane.transfer.delivery import Delivery, Outbound
 from twolane.v1 import transfer_pb2 as pb
 from twolane.v1.transfer_pb2_grpc import PageTransferStub
 
+# A peer takes its time while others keep it busy; one that says nothing for so long has stopped.
+ANSWER_TIMEOUT_S = 60.0
+
 
 class PushStream(ABC):
     """The stream to one peer; opens itself with its creation and ends when the peer is lost."""
@@ -33,12 +36,13 @@ class PushStream(ABC):
         self._unfinished: set[Delivery] = set()
         # One entry per push that waits for its answer, in the order written.
         self._unanswered: deque[Delivery] = deque()
+        self._answers = 0
         self._task = asyncio.create_task(self._run(), name=f"push-{address}")
 
     def deliver(self, delivery: Delivery) -> None:
         """Queues a delivery behind the earlier ones."""
         if self.lost:
-            delivery.fail(WorkerLost(f"the worker at {self.address} is lost"))
+            delivery.fail(WorkerLost(f"the worker at {self.address} is lost", param="peer"))
             return
         self._unfinished = {known for known in self._unfinished if not known.ended} | {delivery}
         self._queue.put_nowait(delivery)
@@ -74,7 +78,8 @@ class PushStream(ABC):
         tasks: set[asyncio.Task[None]] = set()
         try:
             await self._open()
-            tasks = {asyncio.create_task(self._read()), asyncio.create_task(self._write())}
+            parts = (self._read(), self._write(), self._watch())
+            tasks = {asyncio.create_task(part) for part in parts}
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -84,11 +89,16 @@ class PushStream(ABC):
         except OSError as error:
             why = str(error.strerror or error)
             reason = WorkerLost(f"the page stream to {self.address} broke: {meaning(why) or why}")
+        except TwolaneError as error:
+            reason = error
         except Exception as error:
             reason = Internal(f"sending pages to {self.address} failed: {error!r}")
             raise
         finally:
             self.lost = True
+            if reason is not None and reason.retryable:
+                # Not this worker is at fault: the router looks for another in the peer's place.
+                reason.param = "peer"
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -109,7 +119,18 @@ class PushStream(ABC):
 
     async def _read(self) -> None:
         while (ack := await self._receive()) is not None:
+            self._answers += 1
             self._unanswered.popleft().answered(ack)
+
+    async def _watch(self) -> None:
+        """Ends the stream when its peer lives but answers nothing, though pushes wait for it."""
+        while True:
+            waited, answers = bool(self._unanswered), self._answers
+            await asyncio.sleep(ANSWER_TIMEOUT_S)
+            if waited and self._unanswered and self._answers == answers:
+                raise WorkerLost(
+                    f"the worker at {self.address} has answered no push for {ANSWER_TIMEOUT_S:g} s"
+                )
 
 
 class GrpcStream(PushStream):

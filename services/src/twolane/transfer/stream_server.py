@@ -112,6 +112,8 @@ class _Stream(asyncio.BufferedProtocol):
         self._due = 0
         self._past: memoryview | None = None
         self._in_pages = False
+        self._received_bytes = 0
+        self._look: asyncio.TimerHandle | None = None
 
     def abort(self) -> None:
         """Ends the stream at once."""
@@ -130,6 +132,7 @@ class _Stream(asyncio.BufferedProtocol):
         self._streams.add(self)
         # The buffer's size is left to the kernel: a fixed one would end its own tuning.
         tune(transport.get_extra_info("socket"))
+        self._look_later()
 
     @staticmethod
     def _is_ours(tls: Tls, transport: asyncio.Transport) -> bool:
@@ -139,6 +142,8 @@ class _Stream(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.BufferedProtocol; leases stay: the request's own end closes them."""
         self._streams.discard(self)
+        if self._look is not None:
+            self._look.cancel()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio.BufferedProtocol: room in the pages, if that is what comes next and may land."""
@@ -156,6 +161,7 @@ class _Stream(asyncio.BufferedProtocol):
         """See asyncio.BufferedProtocol."""
         if self._transport is None:
             return
+        self._received_bytes += nbytes
         if self._due > 0:
             if self._in_pages and self._receiving is not None:
                 self._receiving.filled(nbytes)
@@ -214,6 +220,18 @@ class _Stream(asyncio.BufferedProtocol):
         data = ack.SerializeToString()
         if self._transport is not None:
             self._transport.write(len(data).to_bytes(HEAD_BYTES, "big") + data)
+
+    def _look_later(self) -> None:
+        """A writer that lives may be silent between frames, but neither before the first nor within one."""
+        loop = asyncio.get_running_loop()
+        self._look = loop.call_later(SILENCE_S, self._look_again, self._received_bytes)
+
+    def _look_again(self, received_bytes: int) -> None:
+        between = self._due == 0 and self._part is _Part.HEAD and self._filled == 0
+        if self._received_bytes == received_bytes and (received_bytes == 0 or not between):
+            self._give_up(f"nothing for {SILENCE_S} s where more was due")
+        else:
+            self._look_later()
 
     def _expect(self, n_bytes: int, part: _Part) -> None:
         self._small, self._filled, self._part = memoryview(bytearray(n_bytes)), 0, part

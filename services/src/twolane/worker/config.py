@@ -62,6 +62,15 @@ class WorkerConfig(ProcessConfig):
     max_model_len: Positive | None = None
     """Prompt plus answer at most, in tokens; unset takes the model's own limit."""
 
+    tensor_parallel_size: Positive = 1
+    """Processes (ranks) that share the model's heads, each on a GPU of its own, each with `kv_memory_mib`."""
+    tensor_parallel_rank: Annotated[int, Field(ge=0)] | None = None
+    """Which of them this is; unset: this one starts the others on its host. Rank 0 serves, others follow."""
+    tensor_parallel_address: str = ""
+    """host:port at which rank 0 is found by the others; needed when ranks are started one by one."""
+    tensor_parallel_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """How long ranks wait for each other, to meet and within a step, in seconds."""
+
     scheduler: str = "laps"
     """Prefill policy."""
     decode_policy: str = "past_future"
@@ -94,6 +103,17 @@ class WorkerConfig(ProcessConfig):
     """Share of traces begun here that are kept."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level logged."""
+
+    @model_validator(mode="after")
+    def _ranks_know_their_place(self) -> Self:
+        rank, size = self.tensor_parallel_rank, self.tensor_parallel_size
+        if rank is not None and rank >= size:
+            raise ValueError(f"--tensor-parallel-rank {rank} must be below --tensor-parallel-size {size}")
+        if rank is not None and size > 1 and not self.tensor_parallel_address:
+            raise ValueError("--tensor-parallel-rank needs --tensor-parallel-address, where rank 0 is found")
+        if size > 1 and self.nixl:
+            raise ValueError("--nixl serves one rank only: leave it out with --tensor-parallel-size")
+        return self
 
     @model_validator(mode="after")
     def _pages_are_not_sent_in_the_open(self) -> Self:

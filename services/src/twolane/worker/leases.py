@@ -92,7 +92,10 @@ class Leases:
         try:
             await PageTransferStub(self._channel(peer.address)).Offer(offer, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise to_twolane_error(error) from error
+            reason = to_twolane_error(error)
+            # Not this worker is at fault: the router looks for another in the peer's place.
+            reason.param = "peer"
+            raise reason from error
 
     def release(self, lease_id: str) -> None:
         """Closes the pages at once and gives the lease back to the broker soon."""

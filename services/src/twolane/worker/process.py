@@ -40,7 +40,7 @@ from twolane.transfer.metrics import TransferMetrics
 from twolane.transfer.page_store import PageMemory, PageStore, host_id
 from twolane.transfer.sender import Sender
 from twolane.transfer.stream_server import StreamServer
-from twolane.transfer.transports import TransportCodec, codecs
+from twolane.transfer.transports import InlineCodec, StreamCodec, TransportCodec, codecs
 from twolane.v1 import broker_pb2, transfer_pb2, transfer_pb2_grpc, worker_pb2, worker_pb2_grpc
 from twolane.worker.admission import Limits
 from twolane.worker.assignment import Assignment
@@ -51,6 +51,7 @@ from twolane.worker.leases import Leases
 from twolane.worker.membership import Identity, Membership
 from twolane.worker.metrics import WorkerMetrics
 from twolane.worker.parity import ParityProbe
+from twolane.worker.ranks import place, sharded_store
 from twolane.worker.service import Books, PageTransferService, WorkerService, drain
 from twolane.worker.step_loop import StepLoop
 from twolane.worker.table import Parts, RequestTable
@@ -63,6 +64,7 @@ MAX_BOUNDARY_TOKENS = 1024
 def load_engine(config: WorkerConfig, store: PageStore) -> Engine:
     """Loads the model, its pages in the store unless a device has them; blocks, and logs how far it is."""
     on_host = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    shared = on_host and config.tensor_parallel_size == 1
     engine = Engine.load(
         EngineConfig(
             model_dir=config.model_dir,
@@ -73,11 +75,12 @@ def load_engine(config: WorkerConfig, store: PageStore) -> Engine:
             kv_memory_bytes=config.kv_memory_mib << 20,
             max_model_len=config.max_model_len,
             num_threads=config.num_threads,
-            kv_buffer=store.allocate if on_host else None,
+            kv_buffer=store.allocate if shared else None,
+            parallel=place(config),
         ),
         _log_progress,
     )
-    if on_host:
+    if shared:
         store.divide(engine.pool.n_pages, engine.fingerprint.n_layers)
     return engine
 
@@ -229,6 +232,13 @@ class WorkerProcess:
 
     def _memory(self) -> tuple[PageMemory, dict[transfer_pb2.Transport.ValueType, TransportCodec]]:
         """The pages as transfers see them, and the ways by which they can travel."""
+        if self._engine.ranks is not None:
+            # Heads of all ranks come together here first: no peer can read them where they lie.
+            sharded = sharded_store(self._engine, self._engine.ranks)
+            return sharded, {
+                transfer_pb2.TRANSPORT_GRPC: InlineCodec(sharded),
+                transfer_pb2.TRANSPORT_TCP: StreamCodec(sharded),
+            }
         if self._engine.kv.is_cuda:
             # Only here: a worker on a CPU does without.
             from twolane.transfer.device_store import DeviceStore, device_codecs

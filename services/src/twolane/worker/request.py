@@ -13,6 +13,7 @@ from opentelemetry.trace import Span
 from twolane.core.errors import TwolaneError
 from twolane.core.request import FinishReason, Phase
 from twolane.engine.sequence import Sampled, Sequence
+from twolane.prefill.queue import Prompt
 from twolane.rpc.convert import error_to_proto, logprob_to_proto
 from twolane.rpc.words import finish_reason_to_proto
 from twolane.v1 import worker_pb2 as pb
@@ -73,6 +74,8 @@ class Request:
         timer: ends it at its deadline.
         span: of the part being done now.
         arrival_s: when it came, on the worker's clock.
+        due_s: when its first token is due, or None.
+        priority: higher goes first among equals.
     """
 
     outbox: Outbox
@@ -82,6 +85,8 @@ class Request:
     peer: pb.Peer
     state: State
     arrival_s: float
+    due_s: float | None = None
+    priority: int = 0
     cached_tokens: int = 0
     reported: bool = False
     timer: asyncio.TimerHandle | None = None
@@ -91,6 +96,10 @@ class Request:
     def request_id(self) -> str:
         """Its id over all processes."""
         return self.sequence.request_id
+
+    def prompt(self) -> Prompt:
+        """What waits in the prefill queue for it, at first and after a preemption."""
+        return Prompt(self.sequence, self.arrival_s, self.due_s, self.priority)
 
     def emit_token(self, sampled: Sampled) -> None:
         """Reports a token."""

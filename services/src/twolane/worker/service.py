@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from twolane.core.errors import Incompatible, InvalidRequest, TwolaneError
+from twolane.core.errors import DeadlineExceeded, Incompatible, InvalidRequest, TwolaneError
 from twolane.core.model import ModelFingerprint
 from twolane.engine.pages import PagePool
 from twolane.rpc.channel import check_remaining_s
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 LOAD_INTERVAL_S = 0.1
+HELLO_TIMEOUT_S = 10.0
 DRAIN_DEFAULT_S = 600.0
 
 
@@ -95,7 +96,11 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         return self._inspect()
 
     async def _greet(self, messages: AsyncIterator[worker_pb2.RouterMessage]) -> None:
-        first = await anext(aiter(messages), None)
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                first = await anext(aiter(messages), None)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no Hello came within {HELLO_TIMEOUT_S:g} s") from None
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidRequest("a session begins with Hello", param="hello")
         ours = self._fingerprint.tokenizer_sha256

@@ -61,6 +61,9 @@ class StepLoop:
         self.hold_back: Callable[[], bool] = lambda: False
         self.layers: LayerPush | None = None
         self._failures = 0
+        # Ranks that hear nothing for their timeout take this one for stuck.
+        self._idle_s = engine.ranks.timeout_s / 4 if engine.ranks is not None else None
+        self._spoke_s = now()
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
@@ -83,11 +86,21 @@ class StepLoop:
                     await self._step(decoding, batch)
                 else:
                     await self._wait(batch.wake_s)
+                    await self._keep_ranks()
         finally:
             self._thread.shutdown(wait=True)
 
+    async def _keep_ranks(self) -> None:
+        """Tells the other ranks, now and then, that there is nothing to do."""
+        if self._idle_s is not None and self._now() - self._spoke_s >= self._idle_s:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, self._engine.keep_alive)
+            self._spoke_s = self._now()
+
     async def _wait(self, wake_s: float | None) -> None:
         delay_s = None if wake_s is None else max(0.0, wake_s - self._now())
+        if self._idle_s is not None:
+            delay_s = self._idle_s if delay_s is None else min(delay_s, self._idle_s)
         try:
             async with asyncio.timeout(delay_s):
                 await self._wake.wait()
@@ -116,12 +129,17 @@ class StepLoop:
             self._table.step_failed(request_ids)
             self._table.step_ends()
             self._failures += 1
+            if self._engine.ranks is not None:
+                raise Internal(
+                    "a step failed that ranks share: nobody knows where the others stand"
+                ) from None
             if self._failures >= MAX_FAILURES:
                 # A device that fails every step would look idle and draw all traffic.
                 raise Internal(f"{MAX_FAILURES} engine steps in a row failed: this worker ends") from None
             return
         self._failures = 0
-        seconds = self._now() - began_s
+        self._spoke_s = self._now()
+        seconds = self._spoke_s - began_s
         self._end_layers()
         self._observe(decoding, batch, seconds)
         self._settle(decoding, batch, results, seconds)

@@ -133,7 +133,7 @@ class RequestTable:
             delay_s = submit.timeout_ms / 1000
             # First: a transfer that can't be may end the request at once, and its timer with it.
             request.timer = asyncio.get_running_loop().call_later(delay_s, self._expire, request)
-            self._place(request, submit)
+            self._place(request)
         except TwolaneError as error:
             self._refuse(request, error)
         self._wake()
@@ -216,7 +216,7 @@ class RequestTable:
         self._metrics.preemptions.inc()
         request = self._requests[sequence.request_id]
         request.state = State.QUEUED
-        self._parts.prefill.add(Prompt(sequence, request.arrival_s), front=True)
+        self._parts.prefill.add(request.prompt(), front=True)
 
     def step_failed(self, request_ids: frozenset[str]) -> None:
         """The engine raised: the requests of the step end with an error, the others go on."""
@@ -299,7 +299,10 @@ class RequestTable:
         )
         phase = phase_from_proto(submit.phase)
         state = State.RESERVING if phase is Phase.DECODE else State.QUEUED
-        return Request(outbox, submit.stream_id, phase, sequence, submit.peer, state, self._now())
+        request = Request(outbox, submit.stream_id, phase, sequence, submit.peer, state, self._now())
+        request.due_s = request.arrival_s + submit.ttft_slo_ms / 1000 if submit.ttft_slo_ms else None
+        request.priority = submit.priority
+        return request
 
     def _check(self, request: Request) -> None:
         if self.draining:
@@ -310,14 +313,12 @@ class RequestTable:
         if len(self._parts.prefill) + self._parts.intake.waiting >= self._limits.max_waiting:
             raise Overloaded(f"{self._limits.max_waiting} requests wait here already", retry_after_s=1)
 
-    def _place(self, request: Request, submit: pb.Submit) -> None:
+    def _place(self, request: Request) -> None:
         if request.phase is Phase.DECODE:
             self._parts.intake.add(Arriving(request.sequence))
             self.reserve_pages()
             return
-        due_s = request.arrival_s + submit.ttft_slo_ms / 1000 if submit.ttft_slo_ms else None
-        prompt = Prompt(request.sequence, request.arrival_s, deadline_s=due_s, priority=submit.priority)
-        self._parts.prefill.add(prompt)
+        self._parts.prefill.add(request.prompt())
         if request.phase is Phase.PREFILL:
             self.sender.open(request.request_id)
 
