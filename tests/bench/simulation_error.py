@@ -123,7 +123,7 @@ def simulated(
         short_tokens=SHORT_TOKENS,
     )
     columns = Simulation(settings, requests, profile).run().columns
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for name, chosen in (("short", [0]), ("long", [1]), ("all", [0, 1])):
         rows = np.isin(columns.class_index, chosen)
         tpot = columns.tpot_s[rows]
@@ -133,7 +133,7 @@ def simulated(
 
 def percentiles(ttft_s: Sequence[float], tpot_s: Sequence[float]) -> dict[str, float]:
     """p50, p90 and p99 of both; nothing of what there is none of."""
-    found = {}
+    found: dict[str, float] = {}
     for name, values in (("ttft", ttft_s), ("tpot", tpot_s)):
         if values:
             cuts = np.quantile(values, (0.5, 0.9, 0.99))
