@@ -36,11 +36,19 @@ def _rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+def _boards() -> list[dict[str, Any]]:
+    return [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((CHART / "dashboards").glob("*.json"))
+    ]
+
+
 def _panel_queries() -> Iterator[str]:
-    for path in sorted((CHART / "dashboards").glob("*.json")):
-        board = json.loads(path.read_text(encoding="utf-8"))
+    for board in _boards():
         for panel in board["panels"]:
             yield from (target["expr"] for target in panel.get("targets", []))
+        for variable in board["templating"]["list"]:
+            if variable["type"] == "query":
+                yield from re.findall(r"label_values\((.+), \w+\)", variable["query"]["query"])
 
 
 def _queries() -> list[str]:
@@ -80,6 +88,24 @@ def test_the_dashboards_are_those_that_are_generated() -> None:
         b.name for b in BOARDS if (CHART / "dashboards" / f"{b.name}.json").read_text() != generate.written(b)
     ]
     assert stale == []
+
+
+def test_panels_lie_beside_each_other_and_ask_the_chosen_source() -> None:
+    """Grafana would draw one over the other, or ask a source that another cluster lacks."""
+    for board in _boards():
+        panels = board["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels) > 5
+        places = [
+            (x, y)
+            for panel in panels
+            for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+            for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+        ]
+        assert len(places) == len(set(places))
+        assert max(x for x, _ in places) < 24
+        names = {variable["name"] for variable in board["templating"]["list"]}
+        text = json.dumps(panels).replace("$__rate_interval", "")
+        assert set(re.findall(r"\$\{?(\w+)", text)) == names
 
 
 def test_every_query_parses_and_some_fail_to() -> None:
