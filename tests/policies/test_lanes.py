@@ -49,11 +49,11 @@ def test_the_default_stays_until_the_cost_is_known() -> None:
 
 
 def test_the_boundary_follows_a_trusted_cost_within_its_bounds() -> None:
-    """Twice the knee is taken, cut to the bounds; a small difference is ignored."""
-    assert fitted_boundary(_trusted(0.006, 30e-6), 256, SETTINGS) == 400
+    """Somewhat more than the knee is taken, cut to the bounds; a small difference is ignored."""
+    assert fitted_boundary(_trusted(0.009, 30e-6), 256, SETTINGS) == 420
     assert fitted_boundary(_trusted(0.0006, 30e-6), 256, SETTINGS) == SETTINGS.boundary_min_tokens
     assert fitted_boundary(_trusted(0.6, 30e-6), 256, SETTINGS) == SETTINGS.boundary_max_tokens
-    assert fitted_boundary(_trusted(0.0039, 30e-6), 256, SETTINGS) == 256
+    assert fitted_boundary(_trusted(0.006, 30e-6), 256, SETTINGS) == 256
 
 
 def test_policies_without_a_fit_keep_the_configured_boundary() -> None:

@@ -8,7 +8,7 @@ the constant weight read that it lacks); decode seconds are a + b·tokens + c·b
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from twolane.policies.least_squares import StepFit
 
@@ -87,7 +87,9 @@ class PrefillCost:
 
     def marginal_s(self, new_tokens: int, cached_tokens: int) -> float:
         """Seconds that a prompt adds to a batch that runs anyway."""
-        return self.prompt_s(new_tokens, cached_tokens) - self.constant_s
+        _, attention, token, cached = self.fit.coefficients
+        pairs = new_tokens * (new_tokens + 2 * cached_tokens)
+        return attention * pairs / MEGA + (token * new_tokens + cached * cached_tokens) / KILO
 
     def tokens_within(self, seconds: float, cached_tokens: int) -> int:
         """The largest chunk behind `cached_tokens` that takes `seconds` at most; 0 when none does."""
@@ -95,7 +97,7 @@ class PrefillCost:
         if room_s <= 0.0:
             return 0
         linear_s = self.token_s + 2.0 * self.attention_s * cached_tokens
-        if self.attention_s * room_s < 1e-6 * linear_s * linear_s:
+        if self.attention_s * room_s <= 1e-6 * linear_s * linear_s:
             return int(min(room_s / linear_s, 1e9)) if linear_s > 0.0 else 10**9
         root = (linear_s * linear_s + 4.0 * self.attention_s * room_s) ** 0.5
         return int((root - linear_s) / (2.0 * self.attention_s))
@@ -110,7 +112,7 @@ class PrefillCost:
             cached_tokens += held
         features = (1.0, pairs / MEGA, new_tokens / KILO, cached_tokens / KILO)
         is_light = new_tokens <= LIGHT_TOKENS
-        return type(self)(self.fit.observe(features, seconds, is_light=is_light))
+        return replace(self, fit=self.fit.observe(features, seconds, is_light=is_light))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +143,4 @@ class DecodeCost:
         """With one more measured step."""
         features = (1.0, held_tokens / KILO, rows / KILO)
         is_light = rows <= LIGHT_DECODE_ROWS
-        return type(self)(self.fit.observe(features, seconds, is_light=is_light))
+        return replace(self, fit=self.fit.observe(features, seconds, is_light=is_light))

@@ -15,8 +15,8 @@ from twolane.policies.prefill import PrefillPolicy
 from twolane.policies.settings import PrefillSettings
 
 # Up to this many times the knee a prompt is short: it then holds others up for three constant parts of a
-# step at most, which is little beside a chunk of a long prompt.
-KNEE_FACTOR = 2.0
+# step at most, which is little beside a chunk of a long prompt. More would make the lane's own waits long.
+KNEE_FACTOR = 1.4
 # A new boundary must differ by this share before it replaces the old one.
 HYSTERESIS = 0.15
 

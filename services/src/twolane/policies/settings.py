@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from twolane.core.errors import ConfigError
 
 # Settings without a unit that may be 0.
-FROM_ZERO = ("size_share", "late_share", "short_weight", "fresh_weight")
+FROM_ZERO = ("tail_slack", "short_weight", "short_share", "short_share_late")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,19 @@ class PrefillSettings:
         long_chunk_max_tokens: largest chunk of a long prompt that laps cuts.
         long_chunk_target_s: seconds a chunk of a long prompt should take, so that a short prompt that
             arrives meanwhile is held back no longer.
-        long_age_limit_s: a long prompt is overtaken by none that arrived this much later.
+        long_age_limit_s: a long prompt is overtaken by none that arrived this much later; one of negative
+            priority waits this long for others at most.
         short_budget_s: the time that a short prompt without a deadline should be served in.
         long_budget_s: the time that a long prompt without a deadline should be served in.
-        size_share: among long prompts a much larger one gives way to those that arrived up to this share of
-            the present wait later; 0 ignores sizes.
-        late_share: a long prompt that can't meet its deadline any more gives way to those that arrived up
-            to this share of its own wait later, so that they need not be late too.
-        short_weight: what a second of a short prompt's wait counts at least against one of a long's.
-        fresh_weight: the same while no long prompt has waited for long.
+        deadline_margin_s: seconds by which predictions keep away from a deadline.
+        long_chunk_least_s: seconds a chunk of a long prompt takes at least.
+        reorder_long: whether laps orders long prompts by deadlines and by the times of fcfs; else by arrival.
+        tail_slack: share by which a long prompt that can't meet its deadline may end later than under fcfs.
+        repay_s: seconds of idle time after which work that laps is behind fcfs should be repaid.
+        short_share: share of the time under fcfs for which short prompts gather when laps is behind.
+        short_share_late: the same while long prompts end later than under fcfs.
+        short_weight: what a second of a short prompt's wait counts against one of a long's when chunks
+            are sized.
         priority_s: seconds of earlier arrival that one level of priority is worth.
         adaptive_wait: whether laps waits for short company when that pays.
         adaptive_chunk: whether laps sizes chunks by cost and load.
@@ -63,14 +67,17 @@ class PrefillSettings:
     long_chunk_min_tokens: int = 256
     long_chunk_max_tokens: int = 8192
     long_chunk_target_s: float = 0.2
-    long_age_limit_s: float = 30.0
+    long_age_limit_s: float = 60.0
     short_budget_s: float = 0.4
     long_budget_s: float = 2.0
     deadline_margin_s: float = 0.005
-    size_share: float = 0.3
-    late_share: float = 0.1
-    short_weight: float = 0.02
-    fresh_weight: float = 0.4
+    long_chunk_least_s: float = 0.04
+    reorder_long: bool = True
+    tail_slack: float = 0.06
+    repay_s: float = 0.15
+    short_share: float = 0.5
+    short_share_late: float = 0.75
+    short_weight: float = 0.4
     priority_s: float = 1.0
     adaptive_wait: bool = True
     adaptive_chunk: bool = True
