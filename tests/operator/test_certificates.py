@@ -155,7 +155,9 @@ def test_a_new_authority_is_trusted_before_it_signs_and_the_old_one_after() -> N
     assert len(set(signers)) == 3
 
 
-@pytest.mark.parametrize("harm", ["gone", "garbage", "renamed", "strange authority", "authority gone"])
+@pytest.mark.parametrize(
+    "harm", ["gone", "garbage", "renamed", "strange authority", "authority gone", "authority's key"]
+)
 def test_what_hands_break_is_issued_again(harm: str) -> None:
     """A Secret that no process could use."""
     model, other = Model(mode="operator"), Model(mode="operator")
@@ -171,8 +173,11 @@ def test_what_hands_break_is_issued_again(harm: str) -> None:
             secrets["Secret", "demo-tls-broker"]["data"] = secrets["Secret", "demo-tls-router"]["data"]
         case "strange authority":
             secrets["Secret", "demo-tls-broker"]["data"] = other.shelf.secret("demo-tls-broker")["data"]
-        case _:
+        case "authority gone":
             del secrets["Secret", "demo-tls-authority"]
+        case _:
+            foreign = secrets["Secret", "demo-tls-broker"]["data"]["tls.key"]
+            secrets["Secret", "demo-tls-authority"]["data"]["tls.key"] = foreign
     model.look()
     authority = read_authority(model.shelf.secret("demo-tls-authority"))
     issued = {name: read_issued(model.shelf.secret(f"demo-tls-{name}")) for name in COMPONENTS}

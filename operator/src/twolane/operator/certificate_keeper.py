@@ -22,7 +22,6 @@ from twolane.operator.build.certificates import (
     secret,
 )
 from twolane.operator.certificates import (
-    OVERLAP,
     Issued,
     Turn,
     Work,
@@ -45,6 +44,8 @@ from twolane.rpc.issuing import KeyPair, issue, make_authority
 log = logging.getLogger(__name__)
 
 KIND = "CertificatesReady"
+LOOK_AGAIN_S = 10.0
+"""How soon Certificates of cert-manager are looked at again that are not ready; nobody watches them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class CertificateKeeper:
             tls = read_spec(observed.model_deployment).tls
         except ValidationError:
             # The plan says what is wrong; what is mounted stays.
-            return _result("False", "SpecInvalid", "the spec can't be read")
+            return None
         owner, earlier = owner_of(observed.model_deployment), _earlier_modes(observed, tls)
         if observed.deleting or (tls.mode == "disabled" and not earlier):
             # What there is ends with the ModelDeployment.
@@ -181,7 +182,7 @@ class CertificateKeeper:
             return Certificates(
                 Condition(KIND, "False", "WaitingForCertManager", "; ".join(troubles)),
                 {"mode": tls.mode},
-                _seconds(OVERLAP) if len(troubles) < len(wanted) else 30.0,
+                LOOK_AGAIN_S,
             )
         return _result("True", "Issued", "issued by cert-manager", tls)
 

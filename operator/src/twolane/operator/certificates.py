@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from twolane.operator.build.certificates import RENEWED_AT, deployment_name
 from twolane.operator.names import Component, Owner
@@ -162,18 +166,17 @@ def read_authority(secret: Json | None) -> Authority | None:
     if secret is None:
         return None
     data = _data(secret)
-    current = _shown(data.get("tls.crt"))
-    if current is None or "tls.key" not in data:
-        return None
-    following = _shown(data.get("next.crt")) if "next.key" in data else None
-    return Authority(current, following, _shown(data.get("previous.crt")))
+    current = _pair(data, "tls")
+    return (
+        None if current is None else Authority(current, _pair(data, "next"), _shown(data.get("previous.crt")))
+    )
 
 
 def read_issued(secret: Json | None) -> Issued | None:
     """The certificate in a component's Secret; None for one that is missing or unreadable."""
     data = {} if secret is None else _data(secret)
-    shown = _shown(data.get("tls.crt"))
-    if shown is None or "tls.key" not in data:
+    shown = _pair(data, "tls")
+    if shown is None:
         return None
     try:
         trusted = x509.load_pem_x509_certificates(data.get("ca.crt", b""))
@@ -184,6 +187,18 @@ def read_issued(secret: Json | None) -> Issued | None:
 
 def _data(secret: Json) -> dict[str, bytes]:
     return {name: base64.b64decode(value) for name, value in (secret.get("data") or {}).items()}
+
+
+def _pair(data: Mapping[str, bytes], name: str) -> Shown | None:
+    """A certificate with its own key, and nothing else."""
+    shown = _shown(data.get(f"{name}.crt"))
+    try:
+        key = serialization.load_pem_private_key(data.get(f"{name}.key", b""), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    if shown is None or not isinstance(key, ec.EllipticCurvePrivateKey):
+        return None
+    return shown if shown.key_id == _id_of(key.public_key()) else None
 
 
 def _shown(pem: bytes | None) -> Shown | None:
@@ -202,4 +217,8 @@ def _shown(pem: bytes | None) -> Shown | None:
 
 
 def _key_id(certificate: x509.Certificate) -> str:
-    return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest.hex()
+    return _id_of(certificate.public_key())
+
+
+def _id_of(key: CertificatePublicKeyTypes) -> str:
+    return x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()
