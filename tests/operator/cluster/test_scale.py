@@ -118,3 +118,30 @@ def test_a_pool_can_be_scaled_to_nothing_and_back(
     eventually(lambda: _workers(kube, namespace) == 0)
     kube.kubectl("scale", "wp", "demo-mixed", "-n", namespace, "--replicas=2")
     kube.until(namespace, "demo", "Ready", status="True")
+
+
+def test_a_model_that_sleeps_says_so_in_the_table_and_wakes(
+    kube: Kube, namespace: str, operator: OperatorProcess
+) -> None:
+    """Ready without workers, since routers hold what comes; the rest of the row tells the truth too."""
+    # kwok's pods have no metrics, so the planner leaves the counts alone.
+    kube.apply(namespace, model_deployment(scaling={"scaleToZero": {"holdSeconds": 45}}))
+    kube.until(namespace, "demo", "Ready", reason="Serving")
+    revision = kube.get(namespace, "md", "demo")["status"]["revision"]
+    for pool in ("demo-prefill", "demo-decode"):
+        kube.kubectl("scale", "wp", pool, "-n", namespace, "--replicas=0")
+    condition = kube.until(namespace, "demo", "Ready", reason="Asleep")
+    assert condition["status"] == "True"
+    assert "held for up to 45 s" in condition["message"]
+    row = kube.kubectl("get", "md", "demo", "-n", namespace, "--no-headers").split()
+    assert row[:5] == ["demo", "True", "Asleep", "0/0", "0/0"]
+    [router] = kube.listing(namespace, "deployments", "serving.twolane.dev/component=router")
+    args = router["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args[args.index("--hold-s") + 1] == "45"
+    for pool in ("demo-prefill", "demo-decode"):
+        kube.kubectl("scale", "wp", pool, "-n", namespace, "--replicas=1")
+    kube.until(namespace, "demo", "Ready", reason="Serving")
+    # Latency targets are the routers' alone: no worker starts anew for them.
+    kube.patch(namespace, "md", "demo", {"spec": {"slo": {"ttftMs": 300, "long": {"ttftMs": 9000}}}})
+    eventually(lambda: kube.get(namespace, "md", "demo")["status"]["observedGeneration"] == 2)
+    assert kube.get(namespace, "md", "demo")["status"]["revision"] == revision
