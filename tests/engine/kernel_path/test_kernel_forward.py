@@ -127,6 +127,21 @@ def test_every_bucket_replays_what_an_eager_step_computes(models: Any) -> None:
     assert sum(pair.kernels.observed.counts.values()) == 7
 
 
+def test_a_prompt_with_one_token_left_replays_beside_longer_ones_or_beside_answers(models: Any) -> None:
+    """All but its last token are cached: a short prompt among prompts, a decode row among decode rows."""
+    models.oracle("llama")
+    pair = Pair(models.folder("llama"))
+    used = recorder()
+    pair.kernels.capture(Grid((Bucket(Kind.DECODE, 2, 2), Bucket(Kind.PREFILL, 3, 16))), WIDE, used)
+    a, b, c = pair.sequence(7), pair.sequence(9), pair.sequence(6)
+    pair.step([Row(a, 6, False), Row(c, 5, False)])
+    pair.step([Row(b, 9, True), Row(a, 1, True)])
+    pair.step([Row(b, 1, True), Row(c, 1, True)])
+    if isinstance(used, RepeatRecorder):
+        assert used.n_replays == 3
+    assert {kind for kind, _, _ in pair.kernels.observed.counts} == {Kind.PREFILL, Kind.DECODE}
+
+
 def test_steps_that_fit_no_bucket_run_eagerly(models: Any) -> None:
     """Mixed steps, too many rows, and padding beyond the gate."""
     models.oracle("llama")

@@ -8,6 +8,7 @@ loads the kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 
 import torch
 
@@ -60,6 +61,11 @@ class KernelForward:
     def run(self, rows: Rows[Row], batch: Batch, queue_depth: int = 0) -> torch.Tensor:
         """Logits [S, vocab_size] of the sampled rows, by a graph where one fits, else kernel by kernel."""
         n_rows, n_tokens = len(batch.order), len(batch.ids)
+        if batch.n_decode < n_rows and not any(
+            rows[index].sequence.n_generated for index in batch.order[: batch.n_decode]
+        ):
+            # Prompts with one token left to compute, beside longer ones: as short prompts they fit a graph.
+            batch = replace(batch, n_decode=0)
         if batch.n_decode in (0, n_rows):
             kind = Kind.DECODE if batch.n_decode else Kind.PREFILL
             self.observed.add(kind, n_rows, n_tokens)

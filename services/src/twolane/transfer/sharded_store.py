@@ -7,6 +7,7 @@ number of ranks exchange pages.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import socket
@@ -59,6 +60,9 @@ class ShardServer:
 
     def close(self) -> None:
         """Listens no longer."""
+        with contextlib.suppress(OSError):
+            # Wakes the thread that waits for a connection, which closing alone does not.
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _accept(self) -> None:
