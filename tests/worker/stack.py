@@ -13,6 +13,7 @@ import grpc
 from twolane.core.request import FinishReason, Phase, SamplingParams
 from twolane.rpc.channel import open_channel
 from twolane.rpc.convert import sampling_to_proto
+from twolane.rpc.tls import Tls
 from twolane.rpc.words import finish_reason_from_proto, phase_to_proto
 from twolane.telemetry.metrics import new_registry
 from twolane.transfer.page_store import PageStore
@@ -113,8 +114,8 @@ class Answer:
 class RouterEnd:
     """A router's session with one worker."""
 
-    def __init__(self, worker: RunningWorker) -> None:
-        self._channel = open_channel(worker.address)
+    def __init__(self, worker: RunningWorker, tls: Tls | None = None) -> None:
+        self._channel = open_channel(worker.address, tls)
         self.stub = WorkerStub(self._channel)
         self.call: Any = self.stub.Session()
         self.answers: dict[int, Answer] = {}
