@@ -96,7 +96,8 @@ class Applier:
                 await self._set_finalizer(observed, present)
             case WriteStatus(kind=kind, name=name, status=status):
                 await self._cluster.write_status(kind, namespace, name, status)
-            case Emit():
+            case Emit(type=type_, reason=reason):
+                self._metrics.events.labels(type_, reason).inc()
                 await self._recorder.record(observed.model_deployment, action)
 
     async def _apply(self, observed: Observed, action: Apply) -> None:

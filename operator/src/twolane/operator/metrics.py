@@ -29,6 +29,12 @@ class OperatorMetrics:
             ["action"],
             registry=registry,
         )
+        self.events = Counter(
+            "twolane_operator_events_total",
+            "Kubernetes Events about ModelDeployments, by type and reason: RolledBack, DriftRepaired, ...",
+            ["type", "reason"],
+            registry=registry,
+        )
         self.requests = Counter(
             "twolane_operator_api_requests_total",
             "Requests to the API server, by method and status; 0 without an answer.",
