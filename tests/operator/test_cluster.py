@@ -84,3 +84,20 @@ async def test_a_list_of_many_pages_is_read_to_its_end() -> None:
         await cluster.close()
     assert [item["metadata"]["name"] for item in found] == ["a", "b"]
     assert {(item["kind"], item["apiVersion"]) for item in found} == {("Pod", "v1")}
+
+
+async def test_an_apply_is_signed_by_whoever_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that one manager applies and another leaves out would be taken away again."""
+    signed: list[str] = []
+
+    async def request(_: Cluster, method: str, path: str, query: dict[str, str], *rest: object) -> object:
+        signed.append(query["fieldManager"])
+        return {}
+
+    monkeypatch.setattr(Cluster, "_request", request)
+    cluster = _cluster("http://nowhere.invalid")
+    body = {"kind": "WorkerPool", "metadata": {"name": "demo-mixed", "namespace": "ns"}}
+    await cluster.apply(body)
+    await cluster.apply(body, "twolane-planner")
+    await cluster.close()
+    assert signed == ["twolane-operator", "twolane-planner"]

@@ -124,7 +124,7 @@ class Cluster:
         path = _path(body["kind"], metadata["namespace"], metadata["name"])
         try:
             return await self._request(
-                "PATCH", path, {"fieldManager": MANAGER, "force": "true"}, body, _APPLY
+                "PATCH", path, {"fieldManager": manager, "force": "true"}, body, _APPLY
             )
         except ClusterError as error:
             if error.status == 404:
