@@ -9,7 +9,7 @@ import yaml
 
 from twolane.operator.cluster import _PATHS
 from twolane.operator.handlers import _OWNED
-from twolane.operator.observe import CHILD_KINDS, EXPOSURE_KINDS
+from twolane.operator.observe import CHILD_KINDS, EXPOSURE_KINDSfrom twolane.operator.plugin.doctor import RIGHTS
 
 TEMPLATE = Path(__file__).parents[2] / "helm" / "twolane" / "templates" / "_names.tpl"
 ELSEWHERE = {"Lease", "Secret", "Certificate"}
@@ -38,6 +38,13 @@ def test_every_kind_that_is_watched_may_be_watched() -> None:
     rights = _rights()
     for _, _, plural in (*_OWNED, ("", "", "modeldeployments")):
         assert {"list", "watch"} <= rights[plural], plural
+
+
+def test_what_the_doctor_asks_for_is_what_the_chart_gives() -> None:
+    """It must not call a complete installation incomplete."""
+    rights = _rights()
+    for (_, plural), verbs in RIGHTS.items():
+        assert set(verbs) <= rights[plural], plural
 
 
 def test_no_right_is_there_for_nothing() -> None:
