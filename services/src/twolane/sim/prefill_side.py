@@ -117,8 +117,8 @@ class PrefillSide:
             uncached,
             request.cached_tokens,
             request.lane,
-            None if front else request.deadline_s,
-            0 if front else request.priority,
+            request.deadline_s,
+            request.priority,
         )
         if front:
             self.prompts = {name: prompt, **self.prompts}
