@@ -9,7 +9,8 @@ import yaml
 
 from twolane.operator.cluster import _PATHS
 from twolane.operator.handlers import _OWNED
-from twolane.operator.observe import CHILD_KINDS, EXPOSURE_KINDSfrom twolane.operator.plugin.doctor import RIGHTS
+from twolane.operator.observe import CHILD_KINDS, EXPOSURE_KINDS
+from twolane.operator.plugin.doctor import RIGHTS
 
 TEMPLATE = Path(__file__).parents[2] / "helm" / "twolane" / "templates" / "_names.tpl"
 ELSEWHERE = {"Lease", "Secret", "Certificate"}
