@@ -148,6 +148,10 @@ def test_an_upgrade_leaves_the_lease_to_its_holder(kube: Kube, release: Release)
     assert kube.get(release.namespace, "lease", "twolane-operator")["spec"]["holderIdentity"] == "b"
 
 
+def _ready_workers(kube: Kube, namespace: str) -> int:
+    return int(kube.get(namespace, "wp", "demo-mixed")["status"]["readyReplicas"])
+
+
 def test_models_outlive_a_release_and_are_served_by_the_next(
     kube: Kube, release: Release, tmp_path: Path
 ) -> None:
@@ -164,10 +168,8 @@ def test_models_outlive_a_release_and_are_served_by_the_next(
                 namespace, model_deployment(pools={"mixed": {"replicas": 1 if number == "first" else 2}})
             )
             eventually(lambda: kube.condition(namespace, "demo", "Ready")["status"] == "True")
-            pool = {"first": 1, "second": 2}[number]
-            eventually(
-                lambda pool=pool: kube.get(namespace, "wp", "demo-mixed")["status"]["readyReplicas"] == pool
-            )  # type: ignore[misc]
+            expected = {"first": 1, "second": 2}[number]
+            eventually(lambda expected=expected: _ready_workers(kube, namespace) == expected)  # type: ignore[misc]
         finally:
             process.stop()
         release.uninstall()
