@@ -148,6 +148,7 @@ class RouterApp:
             asyncio.create_task(self._http.serve(sockets=[listener]), name="http"),
             asyncio.create_task(self._follow_readiness(), name="readiness"),
             asyncio.create_task(self.dispatcher.follow(), name="hold"),
+            asyncio.create_task(self.serving.keys.follow(), name="API keys"),
         ]
         while not self._http.started:
             if self._tasks[0].done():

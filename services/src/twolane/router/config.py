@@ -46,7 +46,7 @@ class RouterConfig(ProcessConfig):
     """File to write the bound ports to, once the router listens."""
 
     api_keys_file: Path | None = None
-    """File with one API key per line; with keys configured every /v1 and gRPC call must carry one."""
+    """File with one API key per line, read again when it changes; with one every call must carry a key."""
     api_keys: SecretStr = SecretStr("")
     """API keys, separated by commas: better given by the environment than by a flag."""
 
