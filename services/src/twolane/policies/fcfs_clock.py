@@ -61,8 +61,8 @@ class FcfsClock:
         free_s: when its step ends.
         seen_s: newest arrival that joined.
         queue: what waits there, in order of arrival.
-        dates_s: by request that really waits: when fcfs would have ended it, or later where the tail of
-            the lane allows; a date moves on, never back.
+        dates_s: by request that really waits: when fcfs ends it, expected and then known, or later where
+            the tail of the lane allows.
         longs: seconds that long prompts took there of late.
         shorts: the same of short ones.
         shares: of its time.
@@ -79,9 +79,11 @@ class FcfsClock:
     def after(self, now_s: float, waiting: Sequence[WaitingPrefill], steps: Steps) -> FcfsClock:
         """With the prompts that came since, up to now."""
         known = {one.request_id for one in waiting if one.request_id in self.dates_s}
-        # A worker without work has none under fcfs either, whatever was aborted.
+        # A worker without work has none under fcfs either, whatever was aborted. What is dropped goes
+        # unmeasured, so the windows tell of busy times: idle ones don't show what waiting is usual.
         queue = list(self.queue) if known else []
-        joined = [p for p in waiting if p.request_id not in known and p.arrival_s >= self.seen_s]
+        queued = known.union(one.request_id for one in queue)
+        joined = [p for p in waiting if p.request_id not in queued and p.arrival_s >= self.seen_s]
         queue += [
             Imagined(p.request_id, p.arrival_s, p.uncached_tokens, p.cached_tokens, p.lane) for p in joined
         ]
