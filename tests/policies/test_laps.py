@@ -181,6 +181,27 @@ def test_under_overload_more_deadlines_are_met_than_by_fcfs_and_the_tail_stays()
     assert max(ours) <= 1.1 * max(fcfs)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 3), st.integers(257, 9000), st.floats(0.2, 3)), min_size=1, max_size=40)
+)
+def test_deadlines_never_cost_the_tail_more_than_a_tenth_and_a_chunk(
+    arrivals: list[tuple[float, int, float]],
+) -> None:
+    """Whatever the sizes and deadlines of long prompts: the slowest is about as fast as under fcfs."""
+    prompts = [
+        long(f"l{i}", at_s, tokens, deadline_s=at_s + limit_s)
+        for i, (at_s, tokens, limit_s) in enumerate(arrivals)
+    ]
+
+    def slowest_s(policy: PrefillPolicy) -> float:
+        finished_s = play(policy, prompts).finished_s
+        return max(finished_s[prompt.request_id] - prompt.arrival_s for prompt in prompts)
+
+    chunk_s = SETTINGS.long_chunk_target_s + linear_step_s([])
+    assert slowest_s(_Trained(SETTINGS)) <= 1.1 * slowest_s(Fcfs(SETTINGS)) + chunk_s
+
+
 def test_a_negative_priority_waits_for_all_others_until_it_has_aged() -> None:
     """In both lanes, and it is no company for client work."""
     policy = Laps(SETTINGS)
