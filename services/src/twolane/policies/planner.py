@@ -90,10 +90,10 @@ class Planner:
         memory: PlannerMemory = view.memory or PlannerMemory(Demand.start(settings))
         demand = memory.demand.observe(view, settings)
         idle_since = self._idle_since(now_s, view, memory)
-        memory = replace(memory, demand=demand, idle_since_s=idle_since)
+        before, memory = memory.demand, replace(memory, demand=demand, idle_since_s=idle_since)
         if (asleep := self._asleep(now_s, view, memory)) is not None:
             return asleep
-        needs = {kind: self._need(kind, view, demand) for kind in view.pools}
+        needs = {kind: self._need(kind, view, demand, before) for kind in view.pools}
         wishes, memory = self._wishes(now_s, view, needs, memory)
         wishes = coordinated(wishes, view.pools, settings)
         targets = {}
@@ -126,7 +126,7 @@ class Planner:
 
     # Needs
 
-    def _need(self, kind: PoolKind, view: PlannerView, demand: Demand) -> Need:
+    def _need(self, kind: PoolKind, view: PlannerView, demand: Demand, before: Demand) -> Need:
         level, ahead = _of(kind, demand.level), _of(kind, demand.expected)
         peak = sum(
             forecast.foreseen(self.settings.margin_share, demand.late_share)
@@ -135,27 +135,32 @@ class Planner:
         )
         backlog = self._backlog(kind, view, demand, level.total)
         if _mask(kind).decode:
-            held = view.decode.held_tokens / demand.rate(view.cost, self.settings).held_tokens
-            level = replace(level, decode=max(level.decode, held))
+            level = replace(level, decode=max(level.decode, self._held(view, demand, before)))
         sized = _sized(level, view, demand, self.settings)
         coming = _sized(ahead, view, demand, self.settings)
         now = math.ceil(max(sized, coming) + backlog - 1e-9)
         return Need(now, peak, level.total, backlog)
 
+    def _held(self, view: PlannerView, demand: Demand, before: Demand) -> float:
+        """Workers whose pages hold what is held now, and what waits unless it is soon gone."""
+        load, settings = view.decode, self.settings
+        left = before.waiting - load.waiting
+        soon_gone = load.waiting * settings.interval_s <= left * settings.start_s
+        waiting = 0.0 if soon_gone else load.waiting
+        tokens = load.held_tokens + waiting * demand.prompt_tokens
+        return tokens / demand.rate(view.cost, settings).held_tokens
+
     def _backlog(self, kind: PoolKind, view: PlannerView, demand: Demand, work: float) -> float:
-        """Workers for what waits, unless those that are here or coming end it before a new pod serves."""
+        """Workers for what waits, unless those that serve end it before a new pod could."""
         settings, mask, pool = self.settings, _mask(kind), view.pools[kind]
         lanes = [lane for lane, part in ((Lane.SHORT, mask.short), (Lane.LONG, mask.long)) if part]
         waiting_s = sum(view.waiting_s.get(lane, 0.0) for lane in lanes)
         # A prompt that is computed waits no more, though its rest counts.
         normal_s = max(NORMAL_QUEUE_S, *(demand.service_s[lane] for lane in lanes)) if lanes else 0.0
         waiting_s = max(0.0, waiting_s - normal_s * max(1, pool.ready))
-        if mask.decode:
-            rate = demand.rate(view.cost, settings)
-            waiting_s += view.decode.waiting * demand.output_tokens / rate.tokens_per_s
         if view.held and not pool.ready:
             waiting_s += view.held * max(demand.service_s.values())
-        spare = pool.ready + pool.pending - work
+        spare = pool.ready - work
         if waiting_s <= 0.0 or (spare > 0.0 and waiting_s / spare <= settings.start_s):
             return 0.0
         return waiting_s / settings.drain_s

@@ -13,7 +13,7 @@ from twolane.core.request import Lane
 from twolane.policies.planner_forecast import Forecast, ForecastSettings
 from twolane.policies.planner_settings import PlannerSettings
 from twolane.policies.planner_sizing import DecodeRate, decode_rate
-from twolane.policies.planner_view import LaneTraffic, PlannerView, WorkerCost
+from twolane.policies.planner_view import LaneTraffic, PlannerView, PoolKind, WorkerCost
 
 # Answers after which the mean length is known well; fewer count less.
 LENGTH_ANSWERS = 200.0
@@ -24,6 +24,8 @@ JUDGED_S = 1800.0
 # Growth of care, as a logarithm, by an hour with twice the misses allowed, and by one interval at most.
 CARE_PER_HOUR = 0.7
 MOST_STEP = 0.2
+# Weight of the newest measure of how long answers stay.
+STAY_WEIGHT = 0.1
 # Below this share of use, misses have another cause than too few workers.
 IN_USE = 0.35
 
@@ -52,6 +54,8 @@ class Demand:
         prompt_tokens: mean prompt.
         output_tokens: mean answer.
         answers_per_s: arrivals, smoothed over the time that an answer may take.
+        stay: how much longer answers hold pages than their steps take, by measure: transfers, waits between.
+        waiting: answers that waited for pages at the last view.
         judged: requests judged lately, faded; missed: those that missed a target.
         care: how much less than the goal allows may arrive in bursts unmet, learned from missed targets.
         late_share: share of the work that may arrive in bursts that are not met.
@@ -65,6 +69,8 @@ class Demand:
     prompt_tokens: float = FIRST_PROMPT_TOKENS
     output_tokens: float = FIRST_OUTPUT_TOKENS
     answers_per_s: float = 0.0
+    stay: float = 1.1
+    waiting: float = 0.0
     judged: float = 0.0
     missed: float = 0.0
     care: float = 1.0
@@ -91,7 +97,8 @@ class Demand:
                 service[lane] += share * (mean_s - service[lane])
         rate = learned.rate(view.cost, settings)
         answers_per_s = learned._answers(view, settings)
-        decode = answers_per_s * learned.output_tokens / rate.tokens_per_s
+        learned = replace(learned, answers_per_s=answers_per_s, stay=learned._stay(view))
+        decode = learned.stay * answers_per_s * learned.output_tokens / rate.tokens_per_s
         short = work.get(Lane.SHORT, 0.0) / view.span_s
         long = work.get(Lane.LONG, 0.0) / view.span_s
         return replace(
@@ -101,7 +108,6 @@ class Demand:
             decode=self.decode.observe(decode),
             total=self.total.observe(short + long + decode),
             service_s=service,
-            answers_per_s=answers_per_s,
         )
 
     def rate(self, cost: WorkerCost, settings: PlannerSettings) -> DecodeRate:
@@ -143,6 +149,23 @@ class Demand:
         share = 1.0 - math.exp(-view.span_s / max(1e-3, self.output_tokens * settings.tpot_s))
         return self.answers_per_s + share * (now - self.answers_per_s)
 
+    def _stay(self, view: PlannerView) -> float:
+        """Tokens held over those that arrivals and steps explain; nothing is learned while answers wait."""
+        load = view.decode
+        workers = sum(
+            pool.ready if pool.working is None else pool.working
+            for kind, pool in view.pools.items()
+            if kind in (PoolKind.DECODE, PoolKind.MIXED)
+        )
+        if load.waiting > 0.0 or load.running < workers or workers < 1:
+            return self.stay
+        step_s = view.cost.decode.step_s(int(load.held_tokens / workers), int(load.running / workers))
+        held = self.answers_per_s * self.output_tokens * step_s
+        held *= self.prompt_tokens + self.output_tokens / 2.0
+        if held <= 0.0:
+            return self.stay
+        return self.stay + STAY_WEIGHT * (min(2.0, max(0.5, load.held_tokens / held)) - self.stay)
+
     def _judge(self, view: PlannerView, settings: PlannerSettings) -> Demand:
         """Books kept and missed targets, and learns from them how careful to be.
 
@@ -164,7 +187,14 @@ class Demand:
             step = 0.0
         care = min(settings.care_most, max(settings.care_least, self.care * math.exp(step)))
         late_share = (1.0 - settings.goal) / care
-        return replace(self, judged=judged, missed=missed, care=care, late_share=late_share)
+        return replace(
+            self,
+            judged=judged,
+            missed=missed,
+            care=care,
+            late_share=late_share,
+            waiting=view.decode.waiting,
+        )
 
 
 def work_of(traffic: LaneTraffic, cost: WorkerCost) -> float:

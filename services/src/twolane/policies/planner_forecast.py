@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 
 # Below so much work (worker-seconds a second) ratios mean nothing.
 LEAST_DEMAND = 0.02
+# Intervals whose mean is what is usual.
+USUAL = 120
 # The first intervals may lie before the load has settled: forecasts made in them are not judged.
 SETTLE = 8
 
@@ -27,19 +29,21 @@ class ForecastSettings:
         trend_weight: weight of the newest change in the trend.
         damping: share of the trend that is left after one interval.
         history: intervals that are remembered.
-        first_margin: margin while few errors are known.
-        first_samples: errors that this first margin counts for.
+        first_errors: errors that are assumed before any is known; they count less the more are.
+        first_spread: how far above the forecast those reach, as a share of it.
+        least_margin: the margin at least: calm so far is no promise.
         most_margin: the margin at most.
     """
 
     horizon: int = 8
     level_weight: float = 0.35
-    trend_weight: float = 0.05
+    trend_weight: float = 0.1
     damping: float = 0.85
     history: int = 480
-    first_margin: float = 1.3
-    first_samples: int = 20
-    most_margin: float = 1.5
+    first_errors: int = 60
+    first_spread: float = 0.8
+    least_margin: float = 1.2
+    most_margin: float = 1.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +101,24 @@ class Forecast:
             margin_share: share of the time that arrivals stay below forecast and margin.
             late_share: share of the work that may arrive above what bursts are met with.
         """
-        return max(self.expected * self.margin(margin_share), self.burst(late_share))
+        # What is high already is less likely to grow by the usual share again.
+        recent = self.past[-USUAL:]
+        usual = min(self.expected, sum(recent) / max(1, len(recent)))
+        least = self.settings.least_margin
+        growth = self.expected * least + usual * (self.margin(margin_share) - least)
+        return max(growth, self.burst(late_share))
 
     def margin(self, share: float) -> float:
-        """Factor over the expected work that arrivals stayed below at this share of the time; at least 1."""
+        """Factor over the expected work that arrivals stayed below at this share of the time."""
         settings = self.settings
-        known = [*self.errors]
-        known += [settings.first_margin] * max(0, settings.first_samples - len(known))
+        first = settings.first_errors
+        known = [*self.errors, *(1.0 + settings.first_spread * rank / first for rank in range(first))]
         known.sort()
         position = share * (len(known) - 1)
         low = int(position)
         high = min(low + 1, len(known) - 1)
         found = known[low] + (position - low) * (known[high] - known[low])
-        return min(settings.most_margin, max(1.0, found))
+        return min(settings.most_margin, max(settings.least_margin, found))
 
     def burst(self, late_share: float) -> float:
         """Work per second above which only this share of the remembered work arrived."""

@@ -32,7 +32,7 @@ class PlannerSettings:
         care_least: factor that kept targets may bring.
     """
 
-    goal: float = 0.99
+    goal: float = 0.98
     ttft_s: Mapping[Lane, float] = field(default_factory=lambda: {Lane.SHORT: 0.4, Lane.LONG: 2.0})
     tpot_s: float = 0.1
     start_s: float = 120.0
@@ -45,9 +45,9 @@ class PlannerSettings:
     shared: bool = True
     hysteresis: float = 0.05
     margin_share: float = 0.9
-    drain_s: float = 30.0
+    drain_s: float = 60.0
     care_most: float = 8.0
-    care_least: float = 0.25
+    care_least: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuses what can't be kept.

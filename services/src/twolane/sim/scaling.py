@@ -90,7 +90,7 @@ class FleetRun:
         self.arrivals, self.settings = arrivals, settings
         self.cost = worker_cost(settings.profile, settings.limits.max_rows)
         self.prefill = PrefillFlow(arrivals)
-        self.decode = DecodeFlow(arrivals, settings.profile, settings.limits.max_rows)
+        self.decode = DecodeFlow(arrivals, settings.profile, settings.limits.max_rows, settings.limits.tpot_s)
         self.fleet = Fleet(self._first_sizes(), settings.start_s, np.random.default_rng(settings.seed))
         self.sizes: list[tuple[float, float, float]] = []
         self.moves = 0
@@ -151,6 +151,7 @@ class FleetRun:
         known = self.prefill.run(part, from_s, settings.slice_s, prefill)
         self._busy.append((self.prefill.busy_s - before_s) / max(1e-9, prefill * settings.slice_s))
         first_s = self.prefill.first_s[known]
+        late = self.decode.late
         self.decode.join(known, first_s)
         for number in range(round(from_s / TICK_S), round((from_s + settings.slice_s) / TICK_S)):
             self.decode.tick(number, decode)
@@ -160,6 +161,8 @@ class FleetRun:
             (Lane.SHORT, short, known_short),
             (Lane.LONG, ~short, ~known_short),
         ):
+            # Answers that are late for want of pages are counted once, whatever their lane.
+            missed = self.decode.late - late if lane is Lane.LONG else 0
             old = self._traffic[lane]
             self._traffic[lane] = LaneTraffic(
                 old.requests + int(here.sum()),
@@ -167,7 +170,7 @@ class FleetRun:
                 old.uncached_tokens + float(arrivals.uncached[part][here].sum()),
                 old.work_s + float(arrivals.work_s[part][here].sum()),
                 old.judged + int(there.sum()),
-                old.met + int(met[there].sum()),
+                old.met + int(met[there].sum()) - missed,
             )
 
     def _page_use(self, workers: float) -> float:

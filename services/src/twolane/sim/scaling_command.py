@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="runs per trace")
     parser.add_argument("--hours", type=float, default=2.0, help="hours of a trace at most")
     parser.add_argument("--workers", type=float, default=6.0, help="workers' worth of work on average")
-    parser.add_argument("--goal", type=float, default=0.99, help="share of requests within their targets")
+    parser.add_argument("--goal", type=float, default=0.98, help="share of requests within their targets")
     parser.add_argument("--quick", action="store_true", help="few settings of the baselines")
     parser.add_argument("--out", type=Path, help="folder for scaling.json and scaling.md")
     return parser

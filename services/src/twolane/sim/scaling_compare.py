@@ -95,11 +95,11 @@ class Plan:
 def candidates(goal: float, *, quick: bool = False) -> list[Candidate]:
     """The planner, the HorizontalPodAutoscaler at several targets, and the queue-blind planner."""
     found = [Candidate(PLANNER, f"goal {goal}", Planner(PlannerSettings(goal=goal)))]
-    for prefill in (0.4, 0.7) if quick else (0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
-        for decode in (0.6,) if quick else (0.3, 0.45, 0.6, 0.7):
+    for prefill in (0.4, 0.7) if quick else (0.4, 0.5, 0.6, 0.7, 0.8):
+        for decode in (0.6,) if quick else (0.3, 0.45, 0.6):
             targets = {PoolKind.PREFILL: prefill, PoolKind.DECODE: decode}
             found.append(Candidate("hpa", f"prefill {prefill} decode {decode}", Hpa(targets)))
-    for load in (0.4, 0.7) if quick else (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+    for load in (0.4, 0.7) if quick else (0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
         found.append(Candidate("queue-blind", f"load {load}", QueueBlind(load)))
     return found
 

@@ -14,7 +14,7 @@ from twolane.sim.profile import EngineProfile
 from twolane.sim.scaling_arrivals import Arrivals, Floats
 from twolane.sim.scaling_prefill import Indices
 
-TICK_S = 1.0
+TICK_S = 0.5
 # Share of the pages up to which admission lets answers in; the rest is for their growth.
 ADMIT_SHARE = 0.88
 
@@ -27,10 +27,13 @@ class DecodeFlow:
         held_tokens: tokens that they hold.
         waiting: answers that wait for pages.
         ended, output_tokens: answers that ended so far, and their tokens.
+        late: answers so far that waited for pages longer than their pace allows.
     """
 
-    def __init__(self, arrivals: Arrivals, profile: EngineProfile, max_rows: int) -> None:
-        self._arrivals, self._profile, self._max_rows = arrivals, profile, max_rows
+    def __init__(self, arrivals: Arrivals, profile: EngineProfile, max_rows: int, tpot_s: float) -> None:
+        self._arrivals, self._profile, self._max_rows, self._tpot_s = arrivals, profile, max_rows, tpot_s
+        self.late = 0
+        self._sent_s: Floats = np.full(len(arrivals), np.nan)
         self.rows = 0.0
         self.held_tokens = 0.0
         self.ended = 0.0
@@ -62,6 +65,7 @@ class DecodeFlow:
             + profile.transfer_latency_s
             + arrivals.prompt[index] * (profile.kv_bytes_per_token / profile.transfer_bytes_per_s)
         )
+        self._sent_s[index] = sent_s
         ticks = np.floor(sent_s / TICK_S).astype(np.int64)
         order = np.argsort(ticks, kind="stable")
         values, starts = np.unique(ticks[order], return_index=True)
@@ -69,13 +73,16 @@ class DecodeFlow:
             self._joins.setdefault(int(tick), []).append(group)
 
     def tick(self, number: int, workers: float) -> None:
-        """One tick of time with so many workers."""
-        for late in [tick for tick in self._joins if tick <= number]:
-            self.waiting.extend(self._joins.pop(late))
-        self._admit(workers)
+        """One tick of time with so many workers: what waits joins before it, what arrives in it after."""
+        now_s = number * TICK_S
+        self._admit(workers, now_s)
         if self.rows > 0.0 and workers > 0.0:
             self._advance(workers)
-        self._clock_s.append((number + 1) * TICK_S)
+        for due in sorted(tick for tick in self._joins if tick <= number):
+            for group in self._joins.pop(due):
+                self.waiting.append(self._passed(group, now_s + TICK_S, workers))
+        self._admit(workers, now_s + TICK_S)
+        self._clock_s.append(now_s + TICK_S)
         self._clock.append(self._virtual)
 
     def last_s(self) -> Floats:
@@ -96,42 +103,65 @@ class DecodeFlow:
         return float(steps * self._step_s(workers))
 
     def _step_s(self, workers: float) -> float:
-        rows = self.rows / workers
+        rows = self.rows / max(1e-9, workers)
         return self._profile.decode_constant_s(int(rows)) + (
-            self._profile.decode_read_s * self.held_tokens / workers
+            self._profile.decode_read_s * self.held_tokens / max(1e-9, workers)
         )
 
-    def _admit(self, workers: float) -> None:
+    def _admit(self, workers: float, now_s: float) -> None:
         room = ADMIT_SHARE * self._profile.capacity_tokens * workers - self.held_tokens
         free = self._max_rows * workers - self.rows
         while self.waiting and room > 0.0 and free >= 1.0:
             group = self.waiting[0]
+            if not len(group):
+                self.waiting.popleft()
+                continue
             needs = np.cumsum(self._arrivals.prompt[group] + 1.0)
             count = min(int(np.searchsorted(needs, room, side="right")), int(free))
             if count == 0:
                 return
-            self._begin(group[:count])
+            self._begin(group[:count], now_s, workers)
+            slack_s = (self._arrivals.output[group[:count]] - 1.0) * (self._tpot_s - self._step_s(workers))
+            waited_s = now_s - self._sent_s[group[:count]]
+            self.late += int(((waited_s > TICK_S) & (waited_s > slack_s)).sum())
             room, free = room - float(needs[count - 1]), free - count
             if count < len(group):
                 self.waiting[0] = group[count:]
                 return
             self.waiting.popleft()
 
-    def _begin(self, group: Indices) -> None:
+    def _passed(self, group: Indices, now_s: float, workers: float) -> Indices:
+        """Counts answers off that came and ended since the last tick; returns the others."""
+        output = self._arrivals.output[group]
+        done = (
+            (now_s - self._sent_s[group]) / self._step_s(workers) if workers > 0.0 else np.zeros(len(group))
+        )
+        short = (done >= output - 1.0) & (not self.waiting)
+        self._end_at[group[short]] = self._virtual - (done - output + 1.0)[short]
+        self.ended += float(short.sum())
+        self.output_tokens += float(output[short].sum())
+        return group[~short]
+
+    def _begin(self, group: Indices, now_s: float, workers: float) -> None:
         prompt, output = self._arrivals.prompt[group], self._arrivals.output[group]
-        end = self._virtual + output - 1.0
-        self._end_at[group] = end
+        # Pages that arrived within the last tick let their row join at that moment: it is ahead of the
+        # others by the steps since then. One that waited longer begins now.
+        waited_s = now_s - self._sent_s[group]
+        done = np.where(waited_s < TICK_S, waited_s / self._step_s(workers), 0.0)
+        end = self._virtual - np.minimum(done, output - 1.0) + output - 1.0
         bucket = end.astype(np.int64)
+        self._end_at[group] = end
         while len(self._rows_end) <= bucket.max() + 1:
             self._rows_end, self._tokens_end, self._output_end = (
                 np.concatenate((one, np.zeros_like(one)))
                 for one in (self._rows_end, self._tokens_end, self._output_end)
             )
+        held = prompt + 1.0 + np.minimum(done, output - 1.0)
         np.add.at(self._rows_end, bucket, 1.0)
-        np.add.at(self._tokens_end, bucket, prompt + output)
+        np.add.at(self._tokens_end, bucket, held + end - self._virtual)
         np.add.at(self._output_end, bucket, output)
         self.rows += len(group)
-        self.held_tokens += float((prompt + 1.0).sum())
+        self.held_tokens += float(held.sum())
 
     def _advance(self, workers: float) -> None:
         before = int(self._virtual)
