@@ -35,6 +35,8 @@ class OperatorMetrics:
             ["type", "reason"],
             registry=registry,
         )
+        # There from the start: the first increase of a series that is new would be seen by nobody.
+        self.events.labels("Warning", "RolledBack")
         self.requests = Counter(
             "twolane_operator_api_requests_total",
             "Requests to the API server, by method and status; 0 without an answer.",
