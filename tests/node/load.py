@@ -14,7 +14,7 @@ from typing import Self
 
 import openai
 
-REQUEST_TIMEOUT_S = 90.0
+REQUEST_TIMEOUT_S = 200.0
 PROMPTS = (
     "Tell me about the sea.",
     "Why is the sky blue?",

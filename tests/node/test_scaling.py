@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.node.product import POOL, Model
+from tests.node.product import POOL, START_S, Model
 from tests.operator.cluster.kube import eventually
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
@@ -22,26 +22,32 @@ def test_one_to_three_to_one_fails_no_request(chat: Model) -> None:
 
 
 def test_to_zero_and_back_fails_no_request(chat: Model) -> None:
-    """Routers hold what comes while nothing runs. They are replaced in place when told to, under load."""
-    asleep = {"scaling": {"minReplicas": 0}}
+    """Routers hold what comes while nothing runs, and what they hold wakes the model.
+
+    Routers are told to hold by being replaced in place, under load.
+    """
     try:
         with chat.load() as load:
             load.wait_for(5)
-            pools = {"prefill": {"shared": asleep}, "decode": asleep}
-            chat.patch(pools=pools, scaling={"scaleToZero": {"holdSeconds": 120}})
+            _bound(chat, 0, 2)
+            chat.patch(scaling={"scaleToZero": {"holdSeconds": 200}})
             generation = chat.object()["metadata"]["generation"]
-            chat.kube.until(
-                chat.namespace, chat.name, "RolloutComplete", observedGeneration=generation, status="True"
-            )
+            wanted = {"observedGeneration": generation, "status": "True"}
+            eventually(lambda: chat.kube.until(chat.namespace, "chat", "RolloutComplete", **wanted), START_S)
             load.wait_for(5)
-            chat.scale(0)
-            assert not chat.pods(POOL)
-            before = load.seen.count
-            eventually(lambda: chat.kube.condition(chat.namespace, "chat", "Ready")["reason"] == "Asleep")
-            chat.scale(1)
-            load.wait_for(5)
-        assert load.seen.count > before
+            before = {pod["metadata"]["name"] for pod in chat.pods(POOL)}
+            pools = ("chat-prefill", "chat-decode")
+            chat.kube.kubectl("scale", "wp", *pools, "-n", chat.namespace, "--replicas=0")
+            eventually(lambda: not before & {pod["metadata"]["name"] for pod in chat.pods(POOL)}, START_S)
+            # Their last answers have been given: the next are those of workers that were woken.
+            load.wait_for(5, START_S)
         load.expect_no_failure()
+        assert any(decision["to"] == 0 for decision in chat.object()["status"]["scalingDecisions"])
     finally:
-        awake = {"scaling": {"minReplicas": 1}}
-        chat.patch(pools={"prefill": {"shared": awake}, "decode": awake}, scaling=None)
+        chat.patch(scaling=None)
+        _bound(chat, 1, None)
+
+
+def _bound(chat: Model, least: int, most: int | None) -> None:
+    bounds = {"scaling": {"minReplicas": least, "maxReplicas": most}}
+    chat.patch(pools={"prefill": {"shared": bounds}, "decode": bounds})

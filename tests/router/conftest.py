@@ -21,6 +21,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _broker_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whom the broker misses is gone at once, where a test does not say otherwise."""
+    monkeypatch.setattr("twolane.router.cluster.KEEP_MISSING_S", 0.0)
+
+
 @pytest.fixture
 async def cluster(model_dir: Path) -> AsyncIterator[ScriptedCluster]:
     """A router and a broker, without workers yet; asyncio's debug mode watches."""

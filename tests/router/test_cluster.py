@@ -84,6 +84,25 @@ async def test_a_worker_that_is_gone_gets_nothing_new_but_may_end_what_runs(
     assert (await response.read()).endswith(b"[DONE]\n\n")
 
 
+async def test_a_connected_worker_that_the_broker_misses_is_the_last_resort(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat that comes late must not refuse a request; with another worker there it gets nothing."""
+    monkeypatch.setattr("twolane.router.cluster.KEEP_MISSING_S", 60.0)
+    missed = await cluster.add_mixed()
+    [session] = cluster.app.cluster.sessions
+    cluster.broker.publish(broker_pb2.ClusterEvent(gone=["m0"]))
+    await cluster.until(lambda: cluster.app.cluster.doubted(session))
+    assert await ask(http) == ANSWER
+    other = await cluster.add_worker("m1", types_pb2.ROLE_MIXED)
+    await cluster.until(lambda: sum(s.accepts for s in cluster.app.cluster.sessions) == 2)
+    for _ in range(4):
+        assert await ask(http) == ANSWER
+    assert (len(missed.submits), len(other.submits)) == (1, 4)
+    cluster.broker.publish(broker_pb2.ClusterEvent(workers=[missed.info()]))
+    await cluster.until(lambda: not cluster.app.cluster.doubted(session))
+
+
 async def start_stream(cluster: ScriptedCluster, http: aiohttp.ClientSession) -> aiohttp.ClientResponse:
     """A stream whose first token has come from the mixed worker."""
     call = asyncio.create_task(http.post("/v1/chat/completions", json=CHAT | {"stream": True}))

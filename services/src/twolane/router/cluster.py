@@ -29,9 +29,9 @@ from twolane.v1 import broker_pb2, broker_pb2_grpc, worker_pb2
 
 log = logging.getLogger(__name__)
 
-KEEP_MISSING_S = 10.0
-"""How long a worker whose session lives may be missing from a broker's snapshot: one that has just
-started knows a worker only once its next heartbeat was refused and it has registered again."""
+KEEP_MISSING_S = 30.0
+"""How long a worker that the broker misses is kept while its session lives, as a last resort: a broker
+that has just started knows nobody yet, and on a busy machine heartbeats come late."""
 
 
 class Cluster:
@@ -79,6 +79,10 @@ class Cluster:
     def session(self, worker_id: str) -> WorkerSession:
         """The session with a worker that placement chose."""
         return self._sessions[worker_id]
+
+    def doubted(self, session: WorkerSession) -> bool:
+        """Whether the broker misses a worker that is connected here."""
+        return session in self._missing
 
     def start(self) -> None:
         """Begins to follow the broker."""
@@ -131,13 +135,11 @@ class Cluster:
                 self._miss(worker_id)
             self.prefixes.clear()
         for worker_id in event.gone:
-            self._remove(worker_id)
+            self._miss(worker_id)
+            self.prefixes.drop(worker_id)
         for info in event.workers:
             self._update(info)
-        if not self._sessions:
-            # With nobody left to agree with, one that was refused may do.
-            for info in list(self._refused_infos.values()):
-                self._update(info)
+        self._reconsider()
         for delta in event.prefixes:
             # "removed" first: a page may leave and come back between two messages.
             self.prefixes.remove(delta.worker_id, delta.removed)
@@ -178,7 +180,14 @@ class Cluster:
     def _drop_missing(self, session: WorkerSession) -> None:
         if session in self._missing and self._sessions.get(session.worker_id) is session:
             self._remove(session.worker_id)
+            self._reconsider()
             self._notify()
+
+    def _reconsider(self) -> None:
+        """With nobody left to agree with, a worker that was refused may do."""
+        if not self._sessions:
+            for info in list(self._refused_infos.values()):
+                self._update(info)
 
     def _remove(self, worker_id: str) -> None:
         self._refused.pop(worker_id, None)

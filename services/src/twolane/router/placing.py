@@ -59,11 +59,10 @@ class Placer:
         page_tokens, prompt_tokens = self._page_tokens, len(task.prompt)
         cached = self._cluster.prefixes.cached_pages(task.hashes)
         workers = []
-        for session in self._cluster.sessions:
-            if session.accepts and session.worker_id not in avoid:
-                # At least one prompt token is always computed.
-                tokens = min(cached.get(session.worker_id, 0) * page_tokens, prompt_tokens - 1)
-                workers.append(_as_placement_worker(session, tokens))
+        for session in self._candidates(avoid):
+            # At least one prompt token is always computed.
+            tokens = min(cached.get(session.worker_id, 0) * page_tokens, prompt_tokens - 1)
+            workers.append(_as_placement_worker(session, tokens))
         view = PlacementView(
             workers=tuple(workers),
             prompt_tokens=prompt_tokens,
@@ -77,6 +76,12 @@ class Placer:
         placement = self._policy.decide(time.monotonic(), view)
         self._memory = placement.memory
         return placement
+
+    def _candidates(self, avoid: Collection[str]) -> list[WorkerSession]:
+        """Workers that take requests; those that the broker misses only where their role has no other."""
+        open_to_all = [s for s in self._cluster.sessions if s.accepts and s.worker_id not in avoid]
+        trusted = {session.info.role for session in open_to_all if not self._cluster.doubted(session)}
+        return [s for s in open_to_all if s.info.role not in trusted or not self._cluster.doubted(s)]
 
     def predicted_pages(self, task: AnswerTask) -> int:
         """Pages that the answer is predicted to hold at its peak."""
