@@ -234,10 +234,12 @@ def test_a_priority_counts_as_an_earlier_arrival_in_both_lanes() -> None:
 
 
 def test_deadlines_order_short_prompts() -> None:
-    """The one that is due first goes first, whenever it came."""
+    """The one that is due first goes first, but a distant deadline puts none behind the lane's budget."""
     policy = Laps(replace(SETTINGS, depth_max=1))
-    prompts = view(short("a", 1.0, deadline_s=1.9), short("b", 1.1, deadline_s=1.5), memory=_memory())
+    prompts = view(short("a", 1.0, deadline_s=1.9), short("b", 1.1, deadline_s=1.3), memory=_memory())
     assert ids(policy.decide(1.2, prompts).chunks) == ["b"]
+    distant = view(short("a", 1.0, deadline_s=90.0), short("b", 1.1, deadline_s=1.5), memory=_memory())
+    assert ids(policy.decide(1.2, distant).chunks) == ["a"]
 
 
 def test_few_short_prompts_gather_behind_a_crowded_long_lane() -> None:

@@ -98,7 +98,9 @@ class Laps:
 
     def _short_key(self, prompt: WaitingPrefill) -> tuple[float, float]:
         older_s = head_start_s(self.settings, prompt)
-        return (self._due_s(prompt) - older_s, prompt.arrival_s - older_s)
+        # A distant deadline is no reason to let all others pass.
+        due_s = min(self._due_s(prompt), prompt.arrival_s + self.settings.short_budget_s)
+        return (due_s - older_s, prompt.arrival_s - older_s)
 
     def _due_s(self, prompt: WaitingPrefill) -> float:
         """When a short prompt's first token is due, by its deadline or by the budget of its lane."""
