@@ -194,7 +194,8 @@ class Dispatcher:
     def _send(self, generation: Generation, submissions: Sequence[Submission]) -> None:
         for submission in submissions:
             submission.send()
-        self._metrics.dispatched(generation.request)
+        if not any(answer.attempts for answer in generation.answers):
+            self._metrics.dispatched(generation.request)
 
     def _may_hold(self) -> bool:
         """A prompt too large for the workers that run need not wait for more of them."""
@@ -229,6 +230,8 @@ class Dispatcher:
                 return
             raise
         self.hold.drop(generation)
+        if any(answer.attempts for answer in answers):
+            self._metrics.retried()
         self._send(generation, submissions)
 
     def _fitted(self, task: AnswerTask) -> AnswerTask:
