@@ -3,6 +3,10 @@
 Run by hand: `python tests/bench/engine_cpu.py [--rounds 5] [--model FOLDER] [--json FILE]`. All parties run
 one after the other in every round, on the same model, random prompts and thread count; the result is the
 ratio within a round, in elapsed time and in processor time (which other load on the machine disturbs less).
+
+One party, "products", does nothing but the matrix products of all steps, as fast as this library does them: an
+engine on these weights can't be faster, so that products/generate bounds the ratio, and engine/products is the
+share of the bound that is reached.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import statistics
 import tempfile
 import time
@@ -24,9 +29,10 @@ import transformers
 from twolane.core.request import SamplingParams
 from twolane.engine.config import EngineConfig
 from twolane.engine.engine import Engine
+from twolane.engine.packed import product
 from twolane.engine.sequence import Row, Sequence
 
-SHAPE: dict[str, Any] = {
+_TINY: dict[str, Any] = {
     "vocab_size": 4096,
     "hidden_size": 256,
     "intermediate_size": 704,
@@ -39,6 +45,15 @@ SHAPE: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+# Layers and vocabulary of Qwen2.5-0.5B, 6 of its 24 layers: a round of all of them takes minutes on one core.
+_HALF_BILLION: dict[str, Any] = _TINY | {
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 14,
+}
+SHAPES = {"tiny": _TINY, "0.5b": _HALF_BILLION}
 
 
 def engine_answers(engine: Engine, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
@@ -90,6 +105,28 @@ def continuous_answers(model: Any, prompts: list[list[int]], n_new: int) -> list
     return [results[key].generated_tokens for key in sorted(results)]
 
 
+def products_alone(engine: Engine, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
+    """The matrix products of the same steps, in the same order, on rows that are there already."""
+    model = engine._model
+    rows = [sum(len(prompt) for prompt in prompts)]
+    rows += [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    inputs: dict[tuple[int, int], torch.Tensor] = {}
+
+    def multiply(n_rows: int, weight: torch.Tensor) -> None:
+        n_in = weight.shape[1]
+        if (n_rows, n_in) not in inputs:
+            inputs[n_rows, n_in] = torch.ones(n_rows, n_in, dtype=model.dtype)
+        product(inputs[n_rows, n_in], weight)
+
+    with torch.inference_mode():
+        for number, n_rows in enumerate(rows):
+            for layer in model.layers:
+                for weight in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                    multiply(n_rows, weight)
+            multiply(len(prompts) if number == 0 else n_rows, model.head)
+    return [[0] * length for length in lengths]
+
+
 Rates = dict[str, list[tuple[float, float]]]
 
 
@@ -120,8 +157,32 @@ def report(case: str, rates: Rates) -> dict[str, Any]:
                 ratios = sorted(own / other for own, other in zip(ours, values, strict=True))
                 spread = (ratios[0], statistics.median(ratios), ratios[-1])
                 line[f"engine/{name} {what}"] = [round(ratio, 2) for ratio in spread]
+        if "products" in rates:
+            pairs = zip(rates["products"], rates["generate"], strict=True)
+            bounds = sorted(bound[kind] / other[kind] for bound, other in pairs)
+            line[f"products/generate {what}"] = round(statistics.median(bounds), 2)
     print(json.dumps(line), flush=True)
     return line
+
+
+def load(folder: Path | None, shape: str, dtype: str) -> tuple[Any, Engine]:
+    """The same weights in both: of a folder, or random ones of a shape."""
+    kind = getattr(torch, dtype)
+    if folder is not None:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval()
+        return model, Engine.load(EngineConfig(folder, device="cpu", dtype=dtype, kv_memory_bytes=512 << 20))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPES[shape])).to(kind).eval()
+    with tempfile.TemporaryDirectory() as made:
+        model.save_pretrained(made)
+        (Path(made) / "tokenizer.json").write_text("{}")
+        config = EngineConfig(Path(made), device="cpu", dtype=dtype, kv_memory_bytes=512 << 20)
+        return model, Engine.load(config)
+
+
+def processor() -> str:
+    """Its name."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def main() -> None:
@@ -133,22 +194,21 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--model", type=Path, help="a model folder; default: random weights")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="of random weights")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--no-continuous", action="store_true", help="leave out continuous batching")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    if args.model:
-        model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-        engine = Engine.load(EngineConfig(args.model, device="cpu", kv_memory_bytes=512 << 20))
-    else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).eval()
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            (Path(folder) / "tokenizer.json").write_text("{}")
-            engine = Engine.load(EngineConfig(Path(folder), device="cpu", kv_memory_bytes=512 << 20))
-    lines = []
+    model, engine = load(args.model, args.shape, args.dtype)
+    facts = {"model": str(args.model or args.shape), "dtype": args.dtype, "threads": args.threads}
+    facts |= {"prompt": args.prompt, "new": args.new, "rounds": args.rounds, "torch": torch.__version__}
+    facts |= {"transformers": transformers.__version__, "processor": processor(), "load": os.getloadavg()}
+    print(json.dumps(facts), flush=True)
+    lines = [facts]
     cases = [
         (f"batch {batch}, equal lengths", [args.prompt] * batch, [args.new] * batch) for batch in args.batches
     ]
@@ -159,8 +219,9 @@ def main() -> None:
         parties: dict[str, Callable[[], list[list[int]]]] = {
             "engine": partial(engine_answers, engine, prompts, lengths),
             "generate": partial(generate_answers, model, prompts, lengths),
+            "products": partial(products_alone, engine, prompts, lengths),
         }
-        if case == "batch 16, equal lengths":
+        if case == "batch 16, equal lengths" and not args.no_continuous:
             parties["continuous"] = partial(continuous_answers, model, prompts, args.new)
         lines.append(report(case, measure(parties, args.rounds, sum(lengths))))
     if args.json:
