@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -19,6 +20,7 @@ from twolane.core.request import Phase, SamplingParams
 from twolane.decode.admission import Admission
 from twolane.decode.batch import DecodeBatch
 from twolane.decode.intake import Arriving, Intake
+from twolane.engine.engine import Engine
 from twolane.engine.pages import PagePool
 from twolane.engine.sequence import Row, Sampled
 from twolane.policies.decode import DecodePolicy
@@ -73,16 +75,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _StepExecutor(Executor):
-    """Takes as long for a step as its rows cost."""
+    """Takes as long for a step as its rows cost, or without a cost as the processor took to compute it."""
 
-    def __init__(self, loop: VirtualLoop, cost_s: Callable[[Sequence[Row]], float]) -> None:
+    def __init__(self, loop: VirtualLoop, cost_s: Callable[[Sequence[Row]], float] | None) -> None:
         self._loop = loop
         self._cost_s = cost_s
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        seconds = self._cost_s(args[0])
         future: Future[Any] = Future()
-        self._loop.call_later(seconds, lambda: future.set_result(fn(*args, **kwargs)))
+        if self._cost_s is not None:
+            seconds = self._cost_s(args[0])
+            self._loop.call_later(seconds, lambda: future.set_result(fn(*args, **kwargs)))
+            return future
+        began_s = time.process_time()
+        result = fn(*args, **kwargs)
+        self._loop.call_later(time.process_time() - began_s, future.set_result, result)
         return future
 
 
@@ -181,6 +188,10 @@ class LiveWorker:
         phase: the worker's part of every request.
         transfer_s: how long pages travel.
         page_tokens: tokens of a page.
+        engine: a real one, whose steps take the processor's time; None: steps cost what the profile says.
+
+    Attributes:
+        tokens: times at which each request's tokens came.
     """
 
     def __init__(
@@ -193,12 +204,17 @@ class LiveWorker:
         phase: Phase = Phase.BOTH,
         transfer_s: float = 0.0,
         page_tokens: int = 16,
+        engine: Engine | None = None,
     ) -> None:
         self.loop = VirtualLoop()
         self.ended: dict[str, float] = {}
         self.profile, self._phase = profile, phase
         self.prefill, self.decode = Recorder(prefill), Recorder(decode)
-        self._pool = PagePool(profile.capacity_tokens // page_tokens, page_tokens)
+        self.tokens: dict[str, list[float]] = {}
+        self._engine = engine
+        self._pool = (
+            PagePool(profile.capacity_tokens // page_tokens, page_tokens) if engine is None else engine.pool
+        )
         self._admission = Admission(self.decode, self._pool, max_rows)
         queue = PrefillQueue(self.prefill, self._pool, settings)
         self._parts = Parts(
@@ -211,8 +227,8 @@ class LiveWorker:
         transfers: Any = _Transfers(self, transfer_s)
         self.table.sender = self.table.leases = transfers
         self.table.transferred = lambda sequence: None
-        self._steps = StepLoop(_Engine(), self._parts, self.table, now, CostMeter(), metrics)  # type: ignore[arg-type]
-        self._steps._thread = _StepExecutor(self.loop, self._cost_s)  # type: ignore[assignment]
+        self._steps = StepLoop(engine or _Engine(), self._parts, self.table, now, CostMeter(), metrics)  # type: ignore[arg-type]
+        self._steps._thread = _StepExecutor(self.loop, None if engine else self._cost_s)  # type: ignore[assignment]
         self._steps.hold_back = lambda: sum(transfers.pinned.values()) > 0.5 * profile.capacity_tokens
         self._outbox = Outbox(self._sent)
         self.table.open_session(self._outbox)
@@ -252,6 +268,8 @@ class LiveWorker:
         # Every prompt has tokens of its own, or it would find another's pages.
         first = 1000 + number * 1_000_000
         tokens = array("I", range(first, first + ask.prompt_tokens))
+        if self._engine is not None:
+            tokens = array("I", [token * 7919 % self._engine.spec.vocab_size for token in tokens])
         hashes = page_hashes(tokens[: ask.cached_tokens], self._pool.page_tokens, "")
         pages = self._pool.allocate(len(hashes))
         for page_id, name in zip(pages, hashes, strict=True):
@@ -280,5 +298,7 @@ class LiveWorker:
     def _sent(self, message: pb.WorkerMessage) -> None:
         for event in message.step.events:
             assert not event.HasField("error"), event
+            if event.token_ids:
+                self.tokens.setdefault(self._names[event.stream_id], []).append(self.loop.time())
             if event.finish_reason or event.handed_over:
                 self.ended[self._names[event.stream_id]] = self.loop.time()

@@ -16,7 +16,7 @@ TRACE = "arrival_s,input_tokens,output_tokens\n" + "".join(
 
 
 def test_a_simulation_leaves_json_and_a_page_that_loads_nothing(tmp_path: Path) -> None:
-    """Four figures inline, no script and no address but those of XML name spaces."""
+    """Six figures inline, no script and no address but those of XML name spaces."""
     trace = tmp_path / "t.csv"
     trace.write_text(TRACE, encoding="utf-8")
     lines: list[str] = []
@@ -28,7 +28,7 @@ def test_a_simulation_leaves_json_and_a_page_that_loads_nothing(tmp_path: Path) 
     assert document["settings"]["failures"][0]["at_s"] == 1.0
     assert orjson.loads(lines[-1]) == document
     page = (tmp_path / "simulation.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert "<script" not in page
     addresses = set(re.findall(r"https?://[^\"' )<]+", page))
     assert {address.split("/")[2] for address in addresses} == {"www.w3.org"}

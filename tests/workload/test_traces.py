@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from twolane.core.errors import InvalidRequest, NotFound
-from twolane.workload.traces import TraceRequest, read_sessions, read_trace, scaled_to_rate, spread_ties
+from twolane.workload.traces import (
+    TraceRequest,
+    overlaid,
+    read_sessions,
+    read_trace,
+    scaled_to_rate,
+    spread_ties,
+)
 
 PLAIN = "arrival_s,input_tokens,output_tokens\n2.0,10,3\n4.0,20,1\n"
 
@@ -106,3 +113,16 @@ def test_a_trace_is_stretched_to_a_rate() -> None:
     assert scaled_to_rate(requests, 2.0)[-1].arrival_s == pytest.approx(5.0)
     with pytest.raises(InvalidRequest, match="two requests"):
         scaled_to_rate(requests[:1], 2.0)
+
+
+def test_copies_of_a_trace_have_its_requests_and_its_span() -> None:
+    """Each copy is turned: the same requests as often, within the same time, and not all at once."""
+    trace = [TraceRequest(float(index), 10 + index, 1) for index in range(200)]
+    found = overlaid(trace, 3, np.random.default_rng(0))
+    assert sorted(one.input_tokens for one in found) == sorted(3 * [one.input_tokens for one in trace])
+    assert [one.arrival_s for one in found] == sorted(one.arrival_s for one in found)
+    assert found[-1].arrival_s <= 199.0
+    assert len({one.arrival_s for one in found}) > 500
+    assert overlaid(trace, 1, np.random.default_rng(0)) == trace
+    with pytest.raises(InvalidRequest, match="copies"):
+        overlaid(trace, 0, np.random.default_rng(0))

@@ -77,6 +77,7 @@ class Simulation:
         self.requests = self._requests(trace, rng)
         self.groups = GroupKeeper(self)
         self.timeline = TimeLine()
+        self.transferred_bytes = 0
         self._next = 0
         self._ended_s = 0.0
         self._open = len(self.requests)
@@ -246,6 +247,7 @@ class Simulation:
         """Pages are at their decode worker: those at the prefill worker are free."""
         request, lease = arrival
         if lease == request.lease and not request.aborted:
+            self.transferred_bytes += request.prompt_tokens * self.profile.kv_bytes_per_token
             self.workers[request.source].decode.give_back(request.name)
             self.workers[request.target].decode.landed(arrival)
 

@@ -35,11 +35,12 @@ from twolane.sim.compare import (
 from twolane.sim.comparison_tables import compact_json, comparison_tables
 from twolane.sim.plots import by_load
 from twolane.sim.profile_file import BUILT_IN, DEFAULT
+from twolane.sim.progress import shown_progress
 from twolane.sim.report import simulation_html, simulation_json
 from twolane.sim.settings import Failure, SimSettings
 from twolane.sim.workloads import Workload, mix_workloads, trace_workload
 from twolane.workload.generator import MixSettings, generate_mix
-from twolane.workload.traces import TraceRequest, read_trace
+from twolane.workload.traces import TraceRequest, overlaid, read_trace
 
 PROFILE_HELP = f"a file of `twolane profile`, or one of {', '.join(BUILT_IN)}"
 Say = Callable[[str], None]
@@ -96,6 +97,9 @@ def _simulate_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--rate-scale", type=float, default=1.0, help="a trace arrives this many times faster"
     )
+    source.add_argument(
+        "--copies", type=int, default=1, help="so many of the trace at once, each turned to another start"
+    )
     source.add_argument("--limit", type=int, help="requests at most")
     source.add_argument("--rate", type=float, default=20.0, help="requests per second of the mix")
     source.add_argument("--duration-s", type=float, default=300.0, help="seconds of the mix")
@@ -109,6 +113,10 @@ def _simulate_parser() -> argparse.ArgumentParser:
     cluster.add_argument("--profile", default=DEFAULT, help=PROFILE_HELP)
     cluster.add_argument("--prefill-workers", type=int, default=1)
     cluster.add_argument("--decode-workers", type=int, default=2)
+    cluster.add_argument(
+        "--mixed-workers", type=int, default=0, help="instead of both kinds: workers that do both parts"
+    )
+    cluster.add_argument("--graphs", action="store_true", help="small steps run as captured graphs")
     cluster.add_argument(
         "--placement", choices=tuple(PLACEMENT_POLICIES), default="", help="a placement policy of the router"
     )
@@ -138,6 +146,8 @@ def _simulate(options: argparse.Namespace, say: Say | None) -> None:
         profile=options.profile,
         prefill_workers=options.prefill_workers,
         decode_workers=options.decode_workers,
+        mixed_workers=options.mixed_workers,
+        graphs=options.graphs,
         prefill_policy=options.policy,
         decode_policy=options.decode_policy,
         placement=options.placement,
@@ -150,9 +160,8 @@ def _simulate(options: argparse.Namespace, say: Say | None) -> None:
         seed=options.seed,
     )
     tell = say or _to_stderr
-    outcome = Simulation(settings, requests).run(
-        lambda now_s, left: tell(f"{now_s:,.0f} s, {left:,} requests left")
-    )
+    with shown_progress(len(requests), tell) as progress:
+        outcome = Simulation(settings, requests).run(progress)
     document = simulation_json(outcome, settings)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -167,7 +176,8 @@ def _simulate(options: argparse.Namespace, say: Say | None) -> None:
 
 def _requests(options: argparse.Namespace) -> list[TraceRequest]:
     if options.trace is not None:
-        return read_trace(options.trace, rate_scale=options.rate_scale, limit=options.limit)
+        requests = read_trace(options.trace, rate_scale=options.rate_scale, limit=options.limit)
+        return overlaid(requests, options.copies, np.random.default_rng(options.seed))
     mix = MixSettings(
         rate_per_s=options.rate,
         duration_s=options.duration_s,

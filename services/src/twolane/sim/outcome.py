@@ -24,6 +24,7 @@ class TimeLine:
     time_s: list[float] = field(default_factory=list)
     queued: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in CLASSES})
     decoding: list[int] = field(default_factory=list)
+    kv_use: dict[str, list[float]] = field(default_factory=lambda: {"mean": [], "fullest worker": []})
     roles: dict[str, list[int]] = field(default_factory=lambda: {group.value: [] for group in Group})
 
     def sample(self, simulation: Simulation) -> None:
@@ -34,6 +35,10 @@ class TimeLine:
         self.queued["short"].append(tally.short)
         self.queued["long"].append(tally.long)
         self.decoding.append(tally.decoding)
+        used = [worker.decode.used_tokens for worker in simulation.workers]
+        capacity = simulation.profile.capacity_tokens
+        self.kv_use["mean"].append(sum(used) / len(used) / capacity)
+        self.kv_use["fullest worker"].append(max(used) / capacity)
         for name, count in counts.items():
             self.roles[name].append(count)
 
@@ -95,6 +100,7 @@ def _counters(simulation: Simulation) -> dict[str, float]:
         "prefill_batches": sum(worker.prefill.batches for worker in workers),
         "prefill_busy_workers": sum(worker.prefill.busy_s for worker in workers) / now_s,
         "decode_busy_workers": sum(worker.decode.busy_s for worker in workers) / now_s,
+        "transferred_gb": simulation.transferred_bytes / 1e9,
         "preemptions": sum(worker.decode.preemptions for worker in workers),
         "replays": sum(request.replays for request in simulation.requests),
         "skipped_disaggregation": sum(request.skips for request in simulation.requests),

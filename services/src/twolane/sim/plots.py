@@ -36,13 +36,17 @@ def latency_cdf(outcome: SimOutcome, column: str, title: str) -> str:
     return svg(figure)
 
 
-def over_time(times_s: Sequence[float], lines: Mapping[str, Sequence[float]], title: str) -> str:
-    """Lines over virtual time, as SVG; long series are thinned."""
+def over_time(
+    times_s: Sequence[float], lines: Mapping[str, Sequence[float]], title: str, marks_s: Sequence[float] = ()
+) -> str:
+    """Lines over virtual time, as SVG, with a mark at each failure; long series are thinned."""
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
     step = max(1, len(times_s) // 500)
     for name, values in lines.items():
         axes.plot(times_s[::step], values[::step], label=name, color=COLOURS.get(name), linewidth=1.0)
+    for at_s in marks_s:
+        axes.axvline(at_s, color="#b00020", linewidth=0.8, linestyle=":")
     axes.set(title=title, xlabel="seconds")
     axes.set_ylim(bottom=0)
     if lines:

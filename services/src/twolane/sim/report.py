@@ -38,20 +38,27 @@ def simulation_json(outcome: SimOutcome, settings: SimSettings) -> bytes:
 def simulation_html(outcome: SimOutcome, settings: SimSettings, title: str) -> str:
     """A page with the summary, latency distributions, queues and roles; it loads nothing."""
     line = outcome.timeline
+    failed_s = [failure.at_s for failure in settings.failures]
     roles = {name: counts for name, counts in line.roles.items() if any(counts)}
     figures = [
         plots.latency_cdf(outcome, "ttft_s", "Time to first token"),
         plots.latency_cdf(outcome, "tpot_s", "Time per further token"),
         plots.over_time(
-            line.time_s, {**line.queued, "decoding": line.decoding}, "Queued prompts, running answers"
+            line.time_s,
+            {f"{name} prompts": counts for name, counts in line.queued.items()},
+            "Queued prompts",
+            failed_s,
         ),
-        plots.over_time(line.time_s, roles, "Workers per role"),
+        plots.over_time(line.time_s, {"answers": line.decoding}, "Answers that grow", failed_s),
+        plots.over_time(line.time_s, roles, "Workers per role", failed_s),
+        plots.over_time(line.time_s, line.kv_use, "KV memory in use, share of a worker's", failed_s),
     ]
     facts = {
         "policy": settings.prefill_policy,
         "decode admission": settings.decode_policy,
         "engine profile": settings.profile,
-        "workers": f"{settings.prefill_workers} prefill, {settings.decode_workers} decode at the start",
+        "workers": _workers(settings),
+        "seed": str(settings.seed),
         "arrivals over": f"{outcome.duration_s:.0f} s",
         **{name.replace("_", " "): f"{value:,.6g}" for name, value in outcome.counters.items()},
     }
@@ -62,6 +69,12 @@ def simulation_html(outcome: SimOutcome, settings: SimSettings, title: str) -> s
         _table(["", ""], [[name, str(value)] for name, value in facts.items()]),
     ]
     return page(title, body)
+
+
+def _workers(settings: SimSettings) -> str:
+    if settings.mixed_workers:
+        return f"{settings.mixed_workers:,} mixed"
+    return f"{settings.prefill_workers:,} prefill, {settings.decode_workers:,} decode at the start"
 
 
 def page(title: str, body: Sequence[str]) -> str:

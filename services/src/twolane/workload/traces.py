@@ -110,6 +110,22 @@ def spread_ties(requests: Sequence[TraceRequest], rng: np.random.Generator) -> l
     return sorted(spread, key=lambda request: request.arrival_s)
 
 
+def overlaid(requests: Sequence[TraceRequest], copies: int, rng: np.random.Generator) -> list[TraceRequest]:
+    """So many copies of a trace at once: more load of the same daily shape, without its bursts adding up.
+
+    Each copy but the first is turned by up to a twentieth of the trace's length; what leaves at its end comes
+    in at its beginning.
+    """
+    if copies < 1:
+        raise InvalidRequest(f"copies must be at least 1, not {copies}", param="copies")
+    if copies == 1 or not requests:
+        return list(requests)
+    span_s = max(1e-9, requests[-1].arrival_s)
+    turns = [0.0, *(rng.random(copies - 1) * span_s / 20.0).tolist()]
+    found = [_moved(one, (one.arrival_s + turn_s) % span_s) for turn_s in turns for one in requests]
+    return sorted(found, key=lambda request: request.arrival_s)
+
+
 def scaled_to_rate(requests: Sequence[TraceRequest], rate_per_s: float) -> list[TraceRequest]:
     """The same requests with all gaps stretched or squeezed so that the mean rate is `rate_per_s`."""
     _check_scale(rate_per_s, "rate_per_s")
