@@ -12,6 +12,7 @@ from typing import Any
 import kopf
 
 from twolane.operator.names import GROUP, MANAGER, MODEL_LABEL, VERSION
+from twolane.operator.stateless import NoDifferences, NoProgress
 
 Ask = Callable[[tuple[str, str]], Awaitable[None]]
 
@@ -50,6 +51,8 @@ def settings() -> kopf.OperatorSettings:
     """How kopf watches: only what is ours, with a deadline on every connection."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
+    chosen.persistence.diffbase_storage = NoDifferences()
+    chosen.persistence.progress_storage = NoProgress()
     chosen.process.ultimate_exiting_timeout = None
     # Which kinds and namespaces there are is fixed at the start; looking for new ones takes rights.
     chosen.scanning.disabled = True
