@@ -41,6 +41,8 @@ from twolane.policies.planner_view import PlannerView, PoolKind, PoolState, Scal
 log = logging.getLogger(__name__)
 
 KIND = "ScalingActive"
+# How soon a model that sleeps is looked at again, in seconds: a request may be held.
+WAKE_S = 5.0
 # Only asked for when a model wakes that no worker has served yet.
 FIRST_COST = WorkerCost(PrefillCost(), DecodeCost(), capacity_tokens=100_000)
 
@@ -83,7 +85,8 @@ class PlannerKeeper:
             self._books.pop(uid, None)
             return None
         book = self._books.get(uid)
-        if book is not None and now_s - book.snapshot.at_s < INTERVAL_S:
+        asleep = not any(_wanted(pool) for pool in observed.pools().values())
+        if book is not None and now_s - book.snapshot.at_s < (WAKE_S if asleep else INTERVAL_S):
             return book.said
         snapshot = await self._look(observed, now_s)
         if book is None:
@@ -164,7 +167,8 @@ class PlannerKeeper:
             named = ", ".join(f"{name} is scaled by {other}" for name, other in others.items())
             words = f"{named}, and left to it until kubectl scale takes it back; {words}"
         reason = "Planned" if len(others) < len(pools) else "OtherScaler"
-        return Planned(Condition(KIND, "True", reason, words), look_again_s=INTERVAL_S)
+        asleep = not any(target.workers for target in plan.pools.values())
+        return Planned(Condition(KIND, "True", reason, words), WAKE_S if asleep else INTERVAL_S)
 
 
 def _state(pool: PoolPlan, child: Json, ready: int, least: Mapping[str, int]) -> PoolState:
