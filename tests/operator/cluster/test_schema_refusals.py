@@ -11,6 +11,7 @@ from tests.operator.cluster.kube import Kube, Refused, model_deployment
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
+HALF_A_CPU = {"cpu": "1500m", "memory": "1Gi"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": {}}, "give exactly one source of the model - pvc, hostPath, s3, hub, image or imagePath"),
     ({"model": {"imagePath": "/m", "hub": {"repo": "a/b"}}}, "give exactly one source"),
@@ -36,6 +37,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "gpu.count must be the ranks of one pod",
     ),
     ({"pools": {"mixed": {"tensorParallel": {"size": 1}}}}, "spec.pools.mixed.tensorParallel.size"),
+    (
+        {"pools": {"mixed": {"gpu": {"numaAligned": True}, "resources": {"limits": {"cpu": 4}}}}},
+        "gpu.numaAligned needs resources.limits with whole CPUs and memory",
+    ),
+    (
+        {"pools": {"mixed": {"gpu": {"numaAligned": True}, "resources": {"limits": HALF_A_CPU}}}},
+        "gpu.numaAligned needs resources.limits with whole CPUs and memory",
+    ),
+    ({"router": {"placement": "best"}}, "spec.router.placement"),
     ({"broker": {"replicas": 2}}, "more than one broker needs broker.redis"),
     (
         {"engine": {"maxBatchTokens": 10, "longChunkTokens": 20}},
@@ -106,6 +116,17 @@ def test_defaults_are_filled_in_at_every_depth(kube: Kube, namespace: str) -> No
         # The soak is the test's own.
         "rollback": {"enabled": True, "maxErrorPercent": 10, "minRequests": 20, "soakSeconds": 0},
     }
+
+
+def test_what_belongs_together_is_accepted(kube: Kube, namespace: str) -> None:
+    """Every option that refers to another, as it is meant to be used."""
+    ranks = {"tensorParallel": {"size": 4, "timeoutSeconds": 600}, "gpu": {"count": 4, "numaAligned": True}}
+    pool = {**ranks, "resources": {"limits": {"cpu": 16, "memory": "64Gi"}}}
+    spread = {"tensorParallel": {"size": 2, "podsPerWorker": 2}, "gpu": {"count": 1}}
+    slo = {"ttftMs": 500, "tpotMs": 50, "short": {"ttftMs": 200}, "long": {"tpotMs": 80}}
+    scaling = {"scaleToZero": {"afterIdleSeconds": 600, "holdSeconds": 120, "maxHeld": 10}}
+    pools = {"prefill": {"shared": pool}, "decode": spread}
+    kube.apply(namespace, model_deployment(pools=pools, slo=slo, scaling=scaling, engine={"nixl": False}))
 
 
 def test_explain_knows_every_word(kube: Kube) -> None:
