@@ -24,7 +24,13 @@ from twolane.core.errors import (
     Unauthenticated,
     Unavailable,
 )
-from twolane.rpc.errors import ERROR_DOMAIN, raise_twolane_error, to_grpc_status, to_twolane_error
+from twolane.rpc.errors import (
+    ERROR_DOMAIN,
+    raise_twolane_error,
+    silence_or_error,
+    to_grpc_status,
+    to_twolane_error,
+)
 from twolane.telemetry.logs import request_id_var
 
 SHAPES = ["Unary", "Stream", "Written", "Collect", "Talk"]
@@ -126,6 +132,19 @@ def test_a_bare_status_becomes_the_closest_error(
     error = to_twolane_error(aio_error(status, details))
     assert type(error) is kind
     assert error.message == (details or "the peer answered UNKNOWN")
+
+
+def test_a_silent_peer_is_no_deadline_of_the_request() -> None:
+    """A limit that a caller sets for itself must not end the request: another peer may answer."""
+    silent = silence_or_error(aio_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"), "the peer")
+    assert (type(silent), silent.retryable) == (Unavailable, True)
+    assert silent.message == "the peer did not answer in time"
+    [(key, value)] = to_grpc_status(DeadlineExceeded("m")).trailing_metadata
+    assert isinstance(value, bytes)
+    said = silence_or_error(aio_error(grpc.StatusCode.DEADLINE_EXCEEDED, "m", ((key, value),)), "the peer")
+    assert type(said) is DeadlineExceeded
+    refused = silence_or_error(aio_error(grpc.StatusCode.NOT_FOUND, "none"), "the peer")
+    assert type(refused) is NotFound
 
 
 def test_trailers_of_strangers_do_not_mislead() -> None:

@@ -91,6 +91,18 @@ def to_twolane_error(error: grpc.RpcError) -> TwolaneError:
     return kind(message or f"the peer answered {code.name}")
 
 
+def silence_or_error(error: grpc.RpcError, name: str) -> TwolaneError:
+    """The same for a call whose time limit is our own: a peer that is silent is unavailable.
+
+    The deadline of the request that the call was made for has not passed: others may do it.
+    """
+    known = to_twolane_error(error)
+    named = isinstance(error, (grpc.Call, grpc.aio.AioRpcError)) and _error_info(error) is not None
+    if isinstance(known, DeadlineExceeded) and not named:
+        return Unavailable(f"{name} did not answer in time")
+    return known
+
+
 def raise_twolane_error(error: grpc.RpcError) -> NoReturn:
     """Raises what the peer raised, with the gRPC error as its cause."""
     raise to_twolane_error(error) from error

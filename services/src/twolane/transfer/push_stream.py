@@ -15,7 +15,8 @@ from typing import Any
 import grpc
 
 from twolane.core.errors import Internal, TwolaneError, WorkerLost
-from twolane.rpc.channel import open_channel, to_twolane_error
+from twolane.rpc.channel import open_channel
+from twolane.rpc.errors import silence_or_error
 from twolane.rpc.handshake import meaning
 from twolane.rpc.tls import Tls
 from twolane.transfer.delivery import Delivery, Outbound
@@ -85,7 +86,7 @@ class PushStream(ABC):
                 task.result()
             reason = WorkerLost(f"the worker at {self.address} closed the page stream{self._hint()}")
         except grpc.RpcError as error:
-            reason = to_twolane_error(error)
+            reason = silence_or_error(error, f"the worker at {self.address}")
         except OSError as error:
             why = str(error.strerror or error)
             reason = WorkerLost(f"the page stream to {self.address} broke: {meaning(why) or why}")

@@ -15,7 +15,8 @@ import grpc
 from twolane.core.clock import Clock
 from twolane.core.errors import Unavailable
 from twolane.decode.intake import Arriving
-from twolane.rpc.channel import open_channel, to_twolane_error
+from twolane.rpc.channel import open_channel
+from twolane.rpc.errors import silence_or_error
 from twolane.rpc.tls import Tls
 from twolane.transfer.landing import ExpectedPages, Landing
 from twolane.v1 import transfer_pb2, types_pb2, worker_pb2
@@ -92,7 +93,7 @@ class Leases:
         try:
             await PageTransferStub(self._channel(peer.address)).Offer(offer, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
-            reason = to_twolane_error(error)
+            reason = silence_or_error(error, f"the worker at {peer.address}")
             # Not this worker is at fault: the router looks for another in the peer's place.
             reason.param = "peer"
             raise reason from error
