@@ -173,6 +173,30 @@ def test_recreate_ends_the_old_revision_before_the_new_one_starts() -> None:
     }
 
 
+def test_recreate_with_a_hold_has_routers_all_the_time() -> None:
+    """New routers come first and hold requests; then the old revision ends; then new workers start."""
+    wanted = Wanted("b", {"decode": 2}, 1, 1, "Recreate", holds=True)
+    states = {"a": _running("a", {"decode": 2}, 1)}
+    for turn in range(60):
+        targets = step(wanted, states)
+        for revision, target in targets.items():
+            if target.remove:
+                del states[revision]
+            else:
+                states[revision] = _asked(states.get(revision, RevisionState(revision)), target)
+        old, new = states.get("a"), states.get("b", RevisionState("b"))
+        # Never two sets of devices, never a moment without a router.
+        assert not (old and old.pools["decode"].exist and new.pools.get("decode", Count()).asked)
+        assert any(state.router.ready for state in states.values()), turn
+        for name, state in states.items():
+            pools = {pool: _move(count, turn % 2) for pool, count in state.pools.items()}
+            router, broker = _move(state.router, turn % 2), _move(state.broker, turn % 2)
+            states[name] = RevisionState(name, pools, router, broker)
+        if states == {"b": _running("b", {"decode": 2}, 1)}:
+            return
+    raise AssertionError(f"the change did not end: {states}")
+
+
 def test_routers_that_still_end_their_requests_keep_their_workers() -> None:
     """A worker is asked to end only when no router can need it."""
     state = RevisionState("a", {"decode": Count(2, 2, 2)}, Count(0, 1, 0), Count(1, 1, 1))

@@ -9,7 +9,7 @@ The plan calls it with fresh counts each time; it remembers nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, floor
 from typing import Literal
@@ -91,16 +91,24 @@ def step(wanted: Wanted, states: Mapping[str, RevisionState]) -> dict[str, Targe
     if not old:
         return {wanted.revision: final}
     asleep = not any(wanted.pools.values())
-    if asleep and wanted.holds and new.router.ready < wanted.routers:
-        # Somebody must hold what comes.
-        return {state.revision: _as_it_is(state) for state in old} | {wanted.revision: final}
     if wanted.strategy == "Recreate" or asleep:
-        targets = {state.revision: retire(state) for state in old}
-        done = all(target.remove for target in targets.values())
-        return targets | ({wanted.revision: final} if done or asleep else {})
+        return _replace(wanted, new, old, final)
     if has_taken_over(wanted, new) and not wanted.soaking:
         return {state.revision: retire(state) for state in old} | {wanted.revision: final}
     return _roll(wanted, new, old)
+
+
+def _replace(
+    wanted: Wanted, new: RevisionState, old: list[RevisionState], final: Target
+) -> dict[str, Target]:
+    """Old workers end before new ones start; routers that hold come first, so that no request is lost."""
+    front = replace(final, pools=dict.fromkeys(wanted.pools, 0))
+    if wanted.holds and new.router.ready < wanted.routers:
+        return {state.revision: _as_it_is(state) for state in old} | {wanted.revision: front}
+    targets = {state.revision: retire(state) for state in old}
+    if all(target.remove for target in targets.values()) or not any(wanted.pools.values()):
+        return targets | {wanted.revision: final}
+    return targets | ({wanted.revision: front} if wanted.holds else {})
 
 
 def has_taken_over(wanted: Wanted, new: RevisionState) -> bool:
