@@ -3,8 +3,8 @@
 The level follows by Holt's method with a damped trend: it needs no season and no fitting, and it is
 right within a minute of a step. Its margin is measured, as a quantile of how far arrivals were above the
 forecast made one horizon before. Bursts that come and go within a start of a pod can't be met by any
-forecast: for them the level is kept under which all but a small share of the last hours' work arrived,
-so that a bursty hour costs workers and a calm one none. planner.py keeps one forecast per kind of work.
+forecast: for them the level is kept under which all but a small share of the last minutes' work arrived,
+so that bursty times cost workers and calm ones none. planner.py keeps one forecast per kind of work.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 LEAST_DEMAND = 0.02
 # Intervals whose mean is what is usual.
 USUAL = 120
+# Intervals whose bursts are expected again: they come in groups, and room for them is idle between.
+BURSTS = 40
 # The first intervals may lie before the load has settled: forecasts made in them are not judged.
 SETTLE = 8
 
@@ -121,9 +123,10 @@ class Forecast:
         return min(settings.most_margin, max(settings.least_margin, found))
 
     def burst(self, late_share: float) -> float:
-        """Work per second above which only this share of the remembered work arrived."""
-        left = late_share * sum(self.past)
-        for demand in sorted(self.past, reverse=True):
+        """Work per second above which only this share of the latest work arrived."""
+        past = self.past[-BURSTS:]
+        left = late_share * sum(past)
+        for demand in sorted(past, reverse=True):
             left -= demand
             if left < 0.0:
                 return demand
