@@ -4,9 +4,9 @@ Run by hand: `python tests/bench/engine_cpu.py [--rounds 5] [--model FOLDER] [--
 one after the other in every round, on the same model, random prompts and thread count; the result is the
 ratio within a round, in elapsed time and in processor time (which other load on the machine disturbs less).
 
-One party, "products", does nothing but the matrix products of all steps, as fast as this library does them. An
-engine on these weights can't be faster: products/generate bounds the ratio, and engine/products is the share of
-the bound that is reached.
+One party, "products", does nothing but the matrix products of all steps, as fast as this library does them.
+An engine on these weights can't be faster: products/generate bounds the ratio, and engine/products is the
+share of the bound that is reached.
 """
 
 from __future__ import annotations

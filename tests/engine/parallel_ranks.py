@@ -1,7 +1,7 @@
 """Runs tensor-parallel ranks as forked processes of this one and prints rank 0's answers as JSON.
 
-Usage: parallel_ranks.py FOLDER SIZE... Started by test_parallel.py, so that the test's own process
-stays free of process groups.
+Usage: parallel_ranks.py FOLDER DEVICE SIZE..., with device cpu or cuda (rank r takes the r-th). Started by
+test_parallel.py, so that the test's own process stays free of process groups.
 """
 
 from __future__ import annotations
@@ -52,12 +52,18 @@ def answers(engine: Engine, n_new: int = 10) -> list[dict[str, list[float]]]:
     ]
 
 
-def run_rank(folder: str, rank: int, size: int, address: str) -> None:
+def run_rank(folder: str, device: str, rank: int, size: int, address: str) -> None:
     """One rank's life."""
     torch.set_num_threads(1)
     place = TensorParallel(rank, size, address, timeout_s=60) if size > 1 else None
     config = EngineConfig(
-        Path(folder), device="cpu", n_pages=64, page_tokens=4, max_model_len=128, parallel=place
+        Path(folder),
+        dtype="float32",
+        device=device if device == "cpu" else f"{device}:{rank}",
+        n_pages=64,
+        page_tokens=4,
+        max_model_len=128,
+        parallel=place,
     )
     engine = Engine.load(config)
     if rank == 0:
@@ -69,21 +75,23 @@ def run_rank(folder: str, rank: int, size: int, address: str) -> None:
 
 def main() -> None:
     """Runs the engine with every number of ranks asked for, one after the other."""
-    folder, *sizes = sys.argv[1:]
+    folder, device, *sizes = sys.argv[1:]
     for size in sizes:
-        run_ranks(folder, int(size))
+        run_ranks(folder, device, int(size))
 
 
-def run_ranks(folder: str, size: int) -> None:
+def run_ranks(folder: str, device: str, size: int) -> None:
     """Forks the other ranks and is rank 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     forked = multiprocessing.get_context("fork")
-    others = [forked.Process(target=run_rank, args=(folder, rank, size, address)) for rank in range(1, size)]
+    others = [
+        forked.Process(target=run_rank, args=(folder, device, rank, size, address)) for rank in range(1, size)
+    ]
     for process in others:
         process.start()
-    run_rank(folder, 0, size, address)
+    run_rank(folder, device, 0, size, address)
     for process in others:
         process.join(60)
     if any(process.exitcode != 0 for process in others):

@@ -76,6 +76,14 @@ def test_a_missing_file_is_named(new_folder: Make, missing: str) -> None:
         load(folder)
 
 
+def test_a_tokenizer_that_is_no_json_is_named(new_folder: Make) -> None:
+    """Before the weights are read, though only routers encode."""
+    folder = new_folder()
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"tokenizer.json can't be read as JSON .*download"):
+        load(folder)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """A typing error in the path is told apart from a broken download."""
     with pytest.raises(ConfigError, match="nowhere does not exist; give a Hugging Face model folder"):

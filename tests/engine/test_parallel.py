@@ -21,11 +21,11 @@ from twolane.engine.parallel_settings import TensorParallel
 RUN = Path(__file__).with_name("parallel_ranks.py")
 
 
-def run(folder: Path, *sizes: int) -> list[dict[str, Any]]:
+def run(folder: Path, *sizes: int, device: str = "cpu") -> list[dict[str, Any]]:
     """What rank 0 printed for each number of ranks."""
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(RUN), str(folder), *map(str, sizes)],
+        [sys.executable, str(RUN), str(folder), device, *map(str, sizes)],
         env=environment,
         capture_output=True,
         text=True,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.test_parallel import run
 from twolane.core.request import SamplingParams
 from twolane.engine.config import EngineConfig, GraphSettings
 from twolane.engine.engine import Engine
@@ -48,3 +49,12 @@ def test_greedy_output_on_a_gpu_equals_transformers(models: Any, family: str) ->
             best = expected[place - 1].topk(2)
             if best.values[0] - best.values[1] > 1e-2:
                 assert sequence.tokens[place] == best.indices[0]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_answer_like_one(new_folder: Any) -> None:
+    """Over NCCL, each rank on a GPU of its own."""
+    one, two = run(new_folder("llama3-rope-tied"), 1, 2, device="cuda")
+    for alone, shared in zip(one["answers"], two["answers"], strict=True):
+        assert shared["tokens"] == alone["tokens"]
+        assert shared["logprobs"] == pytest.approx(alone["logprobs"], abs=1e-3)

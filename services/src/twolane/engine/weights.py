@@ -96,14 +96,11 @@ def weights_sha256(model_dir: Path, files: Iterable[str]) -> str:
 
 
 def tokenizer_sha256(model_dir: Path) -> str:
-    """Hex SHA-256 of tokenizer.json. Raises ConfigError when it is missing."""
+    """Hex SHA-256 of tokenizer.json. Raises ConfigError when it is missing or no JSON object."""
     path = model_dir / "tokenizer.json"
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} can't be read ({error.strerror}); download the whole model folder"
-        ) from error
+    # Workers don't encode, but a router of the same folder does: what is wrong must show here already.
+    read_json(path, "how text becomes tokens")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _copy(target: torch.Tensor, values: torch.Tensor) -> None:
