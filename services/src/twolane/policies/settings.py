@@ -82,7 +82,7 @@ class PrefillSettings:
     adaptive_wait: bool = True
     adaptive_chunk: bool = True
     defer_short: bool = True
-    boundary_min_tokens: int = 64
+    boundary_min_tokens: int = 256
     boundary_max_tokens: int = 1024
     fit_min_samples: int = 32
 
