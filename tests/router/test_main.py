@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from tests.router.scripted_cluster import DEADLINE_S, ScriptedCluster
+from tests.router.scripted_worker import ScriptedWorker
 from tests.router.test_streaming import CHAT
 from twolane.core.errors import ConfigError
 from twolane.router.auth import read_api_keys
@@ -42,6 +43,17 @@ async def test_sigterm_lets_the_running_stream_end_and_leaves_nothing_behind(
     """Status 0, logs in JSON with the request's id, the key nowhere in them."""
     worker = await cluster.add_mixed()
     process, port = await start(cluster, tmp_path / "ports.json")
+    try:
+        await _stop_in_the_middle(cluster, worker, process, port)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _stop_in_the_middle(
+    cluster: ScriptedCluster, worker: ScriptedWorker, process: asyncio.subprocess.Process, port: int
+) -> None:
     headers = {"authorization": f"Bearer {SECRET}", "x-request-id": "follow-me"}
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as http:
         await cluster.until(lambda: len(worker.hellos) == 2)
