@@ -52,11 +52,11 @@ class GroupKeeper:
         self._counts.clear()
 
     def counts(self) -> Mapping[str, int]:
-        """Workers per group, those on their way to another included."""
+        """Workers per group, those on their way to another included, and those that are down."""
         if not self._counts:
-            self._counts = {group.value: 0 for group in Group}
+            self._counts = {group.value: 0 for group in Group} | {"down": 0}
             for worker in self._simulation.workers:
-                self._counts[worker.group.value] += 1
+                self._counts[worker.group.value if worker.alive else "down"] += 1
         return self._counts
 
     def members(self, group: Group) -> list[SimWorker]:

@@ -25,7 +25,9 @@ class TimeLine:
     queued: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in CLASSES})
     decoding: list[int] = field(default_factory=list)
     kv_use: dict[str, list[float]] = field(default_factory=lambda: {"mean": [], "fullest worker": []})
-    roles: dict[str, list[int]] = field(default_factory=lambda: {group.value: [] for group in Group})
+    roles: dict[str, list[int]] = field(
+        default_factory=lambda: {group.value: [] for group in Group} | {"down": []}
+    )
 
     def sample(self, simulation: Simulation) -> None:
         """Adds the state of now."""

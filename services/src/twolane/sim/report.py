@@ -43,12 +43,7 @@ def simulation_html(outcome: SimOutcome, settings: SimSettings, title: str) -> s
     figures = [
         plots.latency_cdf(outcome, "ttft_s", "Time to first token"),
         plots.latency_cdf(outcome, "tpot_s", "Time per further token"),
-        plots.over_time(
-            line.time_s,
-            {f"{name} prompts": counts for name, counts in line.queued.items()},
-            "Queued prompts",
-            failed_s,
-        ),
+        plots.over_time(line.time_s, line.queued, "Queued prompts", failed_s),
         plots.over_time(line.time_s, {"answers": line.decoding}, "Answers that grow", failed_s),
         plots.over_time(line.time_s, roles, "Workers per role", failed_s),
         plots.over_time(line.time_s, line.kv_use, "KV memory in use, share of a worker's", failed_s),
