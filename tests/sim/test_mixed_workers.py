@@ -108,7 +108,7 @@ def test_a_worker_that_is_down_is_shown_as_such() -> None:
     """From its failure until it is back."""
     settings = SimSettings(failures=(Failure(2.0, 0, 1.0),), decode_workers=2, sample_s=0.25)
     line = Simulation(settings, _mix()).run().timeline
-    down = {at_s: count for at_s, count in zip(line.time_s, line.roles["down"], strict=True)}
+    down = dict(zip(line.time_s, line.roles["down"], strict=True))
     assert down[1.75] == down[3.25] == 0
     assert down[2.5] == 1
     assert all(sum(counts) == 3 for counts in zip(*line.roles.values(), strict=True))

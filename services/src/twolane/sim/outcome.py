@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from twolane.sim.cluster import Simulation
 
 CLASSES = ("short", "long")
+ROLES = (*(group.value for group in Group), "down")
 
 
 @dataclass(slots=True)
@@ -25,9 +26,7 @@ class TimeLine:
     queued: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in CLASSES})
     decoding: list[int] = field(default_factory=list)
     kv_use: dict[str, list[float]] = field(default_factory=lambda: {"mean": [], "fullest worker": []})
-    roles: dict[str, list[int]] = field(
-        default_factory=lambda: {group.value: [] for group in Group} | {"down": []}
-    )
+    roles: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in ROLES})
 
     def sample(self, simulation: Simulation) -> None:
         """Adds the state of now."""
