@@ -53,7 +53,7 @@ def _writers(kube: Kube, namespace: str, pool: str) -> list[str]:
 async def _plan(kubeconfig: Path, namespace: str, rate: float, intervals: int) -> None:
     """Plans as the leader would, with the rights of a kubeconfig."""
     access = client.Configuration()
-    await config.load_kube_config(str(kubeconfig), client_configuration=access)
+    await config.load_kube_config(str(kubeconfig), client_configuration=access)  # type: ignore[no-untyped-call]
     cluster = Cluster(client.ApiClient(access), OperatorMetrics(new_registry()))
     load = _Load()
     keeper = PlannerKeeper(cluster, load)  # type: ignore[arg-type]
