@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.operator.objects import IMAGE, World, model_deployment
 from twolane.core.errors import ConfigError
@@ -20,6 +22,9 @@ from twolane.operator.planner_spec import INTERVAL_S, settings_of, shares_worker
 from twolane.operator.resources.model_deployment import ScheduleEntry, read_spec
 from twolane.operator.revision import revision_of
 from twolane.operator.scrape import Reading, Sample
+from twolane.router.demand import Demand
+from twolane.v1 import worker_pb2
+from twolane.worker.metrics import WorkerMetrics
 
 POOLS = {"prefill": {"shared": {"scaling": {"maxReplicas": 9}}}, "decode": {"scaling": {"maxReplicas": 9}}}
 
@@ -160,6 +165,30 @@ def test_costs_come_from_workers_that_measured_enough() -> None:
     assert cost is not None
     assert cost.prefill.token_s == pytest.approx(1e-4)
     assert cost.capacity_tokens == 200_000
+
+
+def test_the_names_are_those_that_workers_and_routers_use() -> None:
+    """What a real worker and a real router expose is what is read."""
+    registry = CollectorRegistry()
+    costs = worker_pb2.StepCosts(
+        prefill_constant_s=0.02, prefill_token_s=1e-4, decode_constant_s=0.03, decode_row_s=1e-5
+    )
+    load = worker_pb2.Load(total_pages=100, held_tokens=70, waiting_long_s=4.0, running=3, costs=costs)
+    WorkerMetrics(registry).observe_load(load, 0, 16)
+    demand = Demand(registry)
+    demand.arrived(Lane.LONG, 500)
+    demand.ended(Lane.LONG, "met")
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    samples = tuple(Sample(s.name, s.labels, s.value) for family in families for s in family.samples)
+    seen = Snapshot(15.0, {"r": Reading(15.0, samples)}, {"w": Reading(15.0, samples)})
+    cost = seen.cost()
+    assert cost is not None
+    assert (cost.capacity_tokens, cost.prefill.constant_s) == (1600, pytest.approx(0.02))
+    assert seen.waiting_s()[Lane.LONG] == pytest.approx(4.0)
+    growth = Growth(Snapshot(0.0), seen)
+    long = growth.lanes()[Lane.LONG]
+    assert (long.requests, long.uncached_tokens, long.judged, long.met) == (1.0, 500.0, 1.0, 1.0)
+    assert (growth.decode().running, growth.decode().held_tokens) == (3.0, 70.0)
 
 
 class _Cluster:
