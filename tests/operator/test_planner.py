@@ -183,7 +183,8 @@ def test_the_names_are_those_that_workers_and_routers_use() -> None:
     seen = Snapshot(15.0, {"r": Reading(15.0, samples)}, {"w": Reading(15.0, samples)})
     cost = seen.cost()
     assert cost is not None
-    assert (cost.capacity_tokens, cost.prefill.constant_s) == (1600, pytest.approx(0.02))
+    assert cost.capacity_tokens == 1600
+    assert cost.prefill.constant_s == pytest.approx(0.02)
     assert seen.waiting_s()[Lane.LONG] == pytest.approx(4.0)
     growth = Growth(Snapshot(0.0), seen)
     long = growth.lanes()[Lane.LONG]
