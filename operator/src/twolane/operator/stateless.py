@@ -1,7 +1,7 @@
 """Storages that keep nothing, for a kopf that only hands events on.
 
 kopf copies every object of every event to see what has changed for handlers that this operator has none
-of: on ten thousand pods that was more than half of its processor time. `handlers.settings` uses them.
+of: on ten thousand pods that was a quarter of its busy time. `handlers.settings` uses them.
 """
 
 from __future__ import annotations
