@@ -75,6 +75,7 @@ POLICIES = (
     Variant("hrrn", "hrrn"),
     Variant("laps_fixed", "laps_fixed"),
     Variant("laps", "laps"),
+    Variant("colocated_laps", "laps", colocated=True),
 )
 _QUEUES = {
     "adaptive_wait": False,
