@@ -18,8 +18,18 @@ from typing import Any
 
 PAUSE = "twolane.invalid/pause:1"
 ROOT = Path(__file__).parents[2]
+# Under /opt: pods lay a volume of their own over /tmp, and a checkout may lie there.
+INSIDE = Path("/opt/twolane")
+"""Where containers see the environment and the sources."""
 _USER = 65532
 _SOURCES = ("services", "operator", "proto", "kernels")
+_SCRIPT = f"""#!{INSIDE}/environment/bin/python3 -P
+import sys
+
+from twolane.cli.main import main
+
+sys.exit(main())
+"""
 
 
 def mounts(folder: Path) -> dict[Path, Path]:
@@ -29,16 +39,16 @@ def mounts(folder: Path) -> dict[Path, Path]:
     forms were made for: as with an image, what runs does not change when the checkout does.
     """
     python, environment = Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve()
-    seen = [Path("/usr"), environment]
+    seen = [Path("/usr")]
     if not python.is_relative_to("/usr"):
         seen.append(python)
     # Folders of an old layout, where they are not links into /usr.
     seen += [path for path in map(Path, ("/lib", "/lib64")) if path.exists() and not path.is_symlink()]
-    copies = {ROOT / name / "src": folder / name for name in _SOURCES}
-    for place, copy in copies.items():
-        if not copy.exists():
-            shutil.copytree(place, copy)
-    return {path: path for path in seen} | copies
+    for name in _SOURCES:
+        if not (folder / name).exists():
+            shutil.copytree(ROOT / name / "src", folder / name)
+    ours = {INSIDE / "environment": environment} | {INSIDE / name: folder / name for name in _SOURCES}
+    return {path: path for path in seen} | ours
 
 
 def write_pause(path: Path, program: Path) -> None:
@@ -56,19 +66,24 @@ def write_product(path: Path, reference: str) -> None:
         "etc/group": f"root:x:0:\ntwolane:x:{_USER}:\n",
         "etc/nsswitch.conf": "hosts: files dns\n",
     }
+    program = f"{INSIDE}/bin/twolane".lstrip("/")
+    files[program] = _SCRIPT
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as layer:
         for name, text in files.items():
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(text), 0o644
+            entry.size, entry.mode = len(text), 0o755 if name == program else 0o644
             layer.addfile(entry, io.BytesIO(text.encode()))
         for name in ("bin", "sbin", "lib", "lib64"):
             if Path("/", name).is_symlink():
                 entry = tarfile.TarInfo(name)
                 entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(f"/{name}").lstrip("/")
                 layer.addfile(entry)
-    programs = Path(sys.prefix, "bin")
-    environment = [f"PATH={programs}:/usr/local/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE=1"]
+    environment = [
+        f"PATH={INSIDE}/bin:{INSIDE}/environment/bin:/usr/local/bin:/usr/bin:/bin",
+        f"PYTHONPATH={':'.join(str(INSIDE / name) for name in _SOURCES)}",
+        "PYTHONDONTWRITEBYTECODE=1",
+    ]
     _write(path, reference, content.getvalue(), {"Env": environment, "User": str(_USER)})
 
 

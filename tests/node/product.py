@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from deploy.cluster.binaries import ensure
+from deploy.cluster.images import INSIDE
 from deploy.cluster.real_cluster import IMAGE
 from tests.node.load import Load
 from tests.operator.cluster.kube import ROOT, Json, Kube, Refused, eventually
@@ -48,7 +49,7 @@ def image() -> str:
 
 def model_path() -> str:
     """Where the demo model lies in the image."""
-    ours = ROOT / "services" / "src" / "twolane" / "demo_model"
+    ours = INSIDE / "services" / "twolane" / "demo_model"
     return os.environ.get("TWOLANE_TEST_MODEL_PATH", "") or str(ours)
 
 
