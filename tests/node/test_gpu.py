@@ -24,7 +24,7 @@ spec:
   pools:
     mixed: {{replicas: 2, gpu: {{count: 2, resource: {resource}}}}}
 """
-RESOURCE = "example.com/gpu"
+RESOURCE = "nvidia.com/gpu"
 
 
 def _advertise(kube: Kube, node: str, count: int) -> None:
