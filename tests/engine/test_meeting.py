@@ -90,3 +90,37 @@ def test_a_silent_rank_and_a_wish_to_stop_are_noticed(monkeypatch: pytest.Monkey
     assert lost.wait(30)
     second.leave()
     first.leave()
+
+
+def test_a_rank_that_comes_again_ends_the_life_of_the_others_and_has_a_place_in_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The dead one is missed at once then, and the new one waits instead of failing."""
+    monkeypatch.setattr(meeting, "BEAT_S", 0.01)
+    monkeypatch.setattr(meeting, "REPLACED_S", 0.2)
+    address = free_address()
+    places = [TensorParallel(rank, 2, address, 60.0) for rank in (0, 1)]
+    first, second = meet(*places)
+    assert isinstance(first, Meeting)
+    assert isinstance(second, Meeting)
+    lost = threading.Event()
+    first.on_lost = lambda _reason: lost.set()
+    # Killed.
+    second._leaving.set()
+    second._thread.join(30)
+    found: list[Any] = []
+    newcomer = threading.Thread(target=lambda: found.extend(meet(places[1])))
+    newcomer.start()
+    assert lost.wait(30)
+    # The place ends with the process that keeps it.
+    first.leave()
+    first._thread.join(30)
+    del first.store
+    del second.store
+    [again] = meet(places[0])
+    newcomer.join(60)
+    assert isinstance(again, Meeting)
+    [third] = found
+    assert isinstance(third, Meeting)
+    third.leave()
+    again.leave()

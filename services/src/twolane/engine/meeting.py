@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 # A rank that is silent for so long is taken for dead: on a busy machine processes stand still for seconds.
 LOST_S = 30.0
+# The same once another process has come in its place: no two are meant to be one rank.
+REPLACED_S = 3.0
 _POLL_S = 0.05
 
 
@@ -53,8 +55,7 @@ class Meeting:
         self.on_lost: Callable[[str], None] = end_process
         self.on_stop: Callable[[], None] = lambda: None
         self._host, self._port = _parse(settings.address)
-        self.store = self._connect(settings.rank == 0)
-        self._arrive()
+        self.store = self._arrive()
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rank-watch", daemon=True)
         self._thread.start()
@@ -98,10 +99,16 @@ class Meeting:
         self._thread.join(self._settings.timeout_s)
         self.put(f"left/{self._settings.rank}", "1")
         if self._settings.rank == 0:
-            try:
-                self._await([f"left/{rank}" for rank in range(self._settings.size)], LOST_S)
-            except ConfigError as error:
-                log.warning("%s", error.message)
+            deadline_s = time.monotonic() + LOST_S
+            while missing := [rank for rank in range(1, self._settings.size) if not self._is_over(rank)]:
+                if time.monotonic() > deadline_s:
+                    log.warning("tensor-parallel ranks %s did not end within %g s", missing, LOST_S)
+                    break
+                time.sleep(_POLL_S)
+
+    def _is_over(self, rank: int) -> bool:
+        """Whether a rank left in order, or another process waits to take its place in the next life."""
+        return self.store.check([f"left/{rank}"]) or _is_replaced(self.store, rank)
 
     def _connect(self, is_first: bool, timeout_s: float | None = None) -> TCPStore:
         settings = self._settings
@@ -122,13 +129,24 @@ class Meeting:
                 "with the address of rank 0"
             ) from error
 
-    def _arrive(self) -> None:
+    def _arrive(self) -> TCPStore:
+        """Takes this rank's place, and waits for all others.
+
+        A place that is taken may be that of a process that has died: its ranks are about to end, and what
+        they start anew has a free one.
+        """
         settings = self._settings
-        if self.store.add(f"claimed/{settings.rank}", 1) > 1:
-            raise ConfigError(
-                f"another process is tensor-parallel rank {settings.rank} at {settings.address}; give every "
-                "rank its own number, and wait until the last ranks have ended"
-            )
+        deadline_s = time.monotonic() + settings.timeout_s
+        self.store = self._connect(settings.rank == 0)
+        while self.store.add(f"claimed/{settings.rank}", 1) > 1:
+            if not self._outlasts_place(deadline_s):
+                self.store.add(f"claimed/{settings.rank}", -1)
+                raise ConfigError(
+                    f"another process is tensor-parallel rank {settings.rank} at {settings.address}; give "
+                    "every rank its own number, and wait until the last ranks have ended"
+                )
+            log.info("the last ranks have ended")
+            self.store = self._connect(False)
         self.put(f"size/{settings.rank}", str(settings.size))
         self._await([f"size/{rank}" for rank in range(settings.size)], settings.timeout_s)
         first = self.wait_for("size/0", settings.timeout_s)
@@ -137,6 +155,17 @@ class Meeting:
                 f"tensor-parallel rank {settings.rank} expects {settings.size} ranks, rank 0 {first}: give "
                 "all the same size"
             )
+        return self.store
+
+    def _outlasts_place(self, deadline_s: float) -> bool:
+        """Waits for the end of rank 0, and with it of the meeting place; False: not in time."""
+        try:
+            while time.monotonic() < deadline_s:
+                self.store.check(["size/0"])
+                time.sleep(_POLL_S)
+        except RuntimeError:
+            return True
+        return False
 
     def _await(self, keys: list[str], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -164,13 +193,21 @@ class Meeting:
                     beats, now_s = store.add(f"beat/{rank}", 0), time.monotonic()
                     if beats != seen[rank][0] or store.check([f"left/{rank}"]):
                         seen[rank] = (beats, now_s)
-                    elif now_s - seen[rank][1] > LOST_S:
-                        self.on_lost(f"tensor-parallel rank {rank} gave no sign of life for {LOST_S:g} s")
+                    elif now_s - seen[rank][1] > (patience_s := self._patience_s(store, rank)):
+                        self.on_lost(f"tensor-parallel rank {rank} gave no sign of life for {patience_s:g} s")
                 if mine == 0 and store.check(["stop"]):
                     self.on_stop()
         except (RuntimeError, ConfigError) as error:
             if not self._leaving.is_set():
                 self.on_lost(f"tensor-parallel rank 0 is gone ({str(error).splitlines()[0]})")
+
+    def _patience_s(self, store: TCPStore, rank: int) -> float:
+        return min(REPLACED_S, LOST_S) if _is_replaced(store, rank) else LOST_S
+
+
+def _is_replaced(store: TCPStore, rank: int) -> bool:
+    """Whether a second process has come as this rank and still waits."""
+    return store.add(f"claimed/{rank}", 0) > 1
 
 
 def _parse(address: str) -> tuple[str, int]:
