@@ -27,7 +27,7 @@ from twolane.policies.planner_view import (
 )
 from twolane.policies.roles import Group, Move
 from twolane.sim.profile import EngineProfile
-from twolane.sim.scaling_arrivals import Arrivals
+from twolane.sim.scaling_arrivals import Arrivals, decode_work_s
 from twolane.sim.scaling_decode import TICK_S, DecodeFlow
 from twolane.sim.scaling_fleet import Fleet
 from twolane.sim.scaling_prefill import PrefillFlow
@@ -135,9 +135,7 @@ class FleetRun:
         arrivals, settings = self.arrivals, self.settings
         first = arrivals.time_s < FIRST_S
         span_s = FIRST_S * settings.first_use
-        rows_s = float((arrivals.output * (arrivals.prompt + arrivals.output / 2.0))[first].sum())
-        step_s = 2.0 * (settings.profile.overhead_s + settings.profile.weights_s)
-        decode = rows_s * step_s / settings.profile.capacity_tokens / span_s
+        decode = float(decode_work_s(arrivals, settings.profile, settings.limits.max_rows)[first].sum()) / span_s
         prefill = float(arrivals.work_s[first].sum()) / span_s
         return {
             PoolKind.PREFILL: max(1, math.ceil(prefill)),
@@ -173,8 +171,10 @@ class FleetRun:
                 old.met + int(met[there].sum()) - missed,
             )
 
-    def _page_use(self, workers: float) -> float:
-        return self.decode.held_tokens / max(1e-9, workers * self.settings.profile.capacity_tokens)
+    def _decode_use(self, workers: float) -> float:
+        """Share of the pages or of the rows, whichever is scarcer."""
+        pages = self.decode.held_tokens / self.settings.profile.capacity_tokens
+        return max(pages, self.decode.rows / self.settings.limits.max_rows) / max(1e-9, workers)
 
     def _scale(self, now_s: float) -> None:
         prefill, decode = self.workers()
@@ -196,7 +196,7 @@ class FleetRun:
         decode, pools = self.decode, self.fleet.pools
         busy = {
             PoolKind.PREFILL: sum(self._busy) / max(1, len(self._busy)),
-            PoolKind.DECODE: self._page_use(decode_workers),
+            PoolKind.DECODE: self._decode_use(decode_workers),
         }
         lent = {PoolKind.PREFILL: self._lent, PoolKind.DECODE: -self._lent}
         states = {

@@ -100,6 +100,16 @@ def arrivals_of(
     return Arrivals(time_s, uncached, prompt, output, work_s, alone_s, limit_s, is_short, duration_s)
 
 
+def decode_work_s(arrivals: Arrivals, profile: EngineProfile, max_rows: int) -> Floats:
+    """Seconds of a decode worker that each answer takes, in batches as full as pages and rows allow."""
+    output = arrivals.output - 1.0
+    pages = output * (arrivals.prompt + arrivals.output / 2.0) / profile.capacity_tokens
+    full_s = profile.decode_constant_s(max_rows) + profile.decode_read_s * profile.capacity_tokens
+    by_rows = output / max_rows
+    rows_s = profile.decode_constant_s(max_rows)
+    return np.maximum(pages * full_s, by_rows * rows_s)
+
+
 def stretch(requests: Sequence[TraceRequest], start_s: float, duration_s: float) -> list[TraceRequest]:
     """The requests of a part of a trace."""
     return [one for one in requests if start_s <= one.arrival_s < start_s + duration_s]

@@ -20,7 +20,7 @@ from twolane.policies.planner_settings import PlannerSettings
 from twolane.policies.planner_view import PoolKind, Scaler
 from twolane.sim.profile import EngineProfile
 from twolane.sim.scaling import FleetRun, FleetSettings
-from twolane.sim.scaling_arrivals import Arrivals, arrivals_of, stretch
+from twolane.sim.scaling_arrivals import Arrivals, arrivals_of, decode_work_s, stretch
 from twolane.sim.scaling_outcome import outcome_of
 from twolane.sim.settings import SimSettings
 from twolane.workload.latency import bootstrap_interval
@@ -128,10 +128,8 @@ def fleet_arrivals(requests: Sequence[TraceRequest], plan: Plan, spread_s: float
     rng = np.random.default_rng([seed, 7])
     settings = SimSettings()
     once = arrivals_of(part, 1.0, FLEET_PROFILE, settings, rng)
-    rows_s = float((once.output * (once.prompt + once.output / 2.0)).sum())
-    step_s = 2.0 * (FLEET_PROFILE.overhead_s + FLEET_PROFILE.weights_s)
-    decode = rows_s * step_s / FLEET_PROFILE.capacity_tokens
-    workers = (float(once.work_s.sum()) + decode) / once.duration_s
+    decode_s = float(decode_work_s(once, FLEET_PROFILE, settings.max_rows).sum())
+    workers = (float(once.work_s.sum()) + decode_s) / once.duration_s
     rng = np.random.default_rng([seed, 8])
     return arrivals_of(part, plan.workers / workers, FLEET_PROFILE, settings, rng, spread_s)
 

@@ -42,7 +42,7 @@ class DecodeFlow:
         self._virtual = 0.0
         self._end_at: Floats = np.full(len(arrivals), np.nan)
         size = 1 << 16
-        self._rows_end, self._tokens_end, self._output_end = (np.zeros(size) for _ in range(3))
+        self._rows_end, self._tokens_end, self._output_end, self._end_sum = (np.zeros(size) for _ in range(4))
         self._clock_s: list[float] = [0.0]
         self._clock: list[float] = [0.0]
         self._joins: dict[int, list[Indices]] = {}
@@ -78,9 +78,9 @@ class DecodeFlow:
         self._admit(workers, now_s)
         if self.rows > 0.0 and workers > 0.0:
             self._advance(workers)
-        for due in sorted(tick for tick in self._joins if tick <= number):
-            for group in self._joins.pop(due):
-                self.waiting.append(self._passed(group, now_s + TICK_S, workers))
+        due = [group for tick in sorted(self._joins) if tick <= number for group in self._joins.pop(tick)]
+        if due:
+            self.waiting.append(self._passed(np.concatenate(due), now_s + TICK_S, workers))
         self._admit(workers, now_s + TICK_S)
         self._clock_s.append(now_s + TICK_S)
         self._clock.append(self._virtual)
@@ -152,25 +152,28 @@ class DecodeFlow:
         bucket = end.astype(np.int64)
         self._end_at[group] = end
         while len(self._rows_end) <= bucket.max() + 1:
-            self._rows_end, self._tokens_end, self._output_end = (
+            self._rows_end, self._tokens_end, self._output_end, self._end_sum = (
                 np.concatenate((one, np.zeros_like(one)))
-                for one in (self._rows_end, self._tokens_end, self._output_end)
+                for one in (self._rows_end, self._tokens_end, self._output_end, self._end_sum)
             )
         held = prompt + 1.0 + np.minimum(done, output - 1.0)
         np.add.at(self._rows_end, bucket, 1.0)
         np.add.at(self._tokens_end, bucket, held + end - self._virtual)
         np.add.at(self._output_end, bucket, output)
+        np.add.at(self._end_sum, bucket, end)
         self.rows += len(group)
         self.held_tokens += float(held.sum())
 
     def _advance(self, workers: float) -> None:
-        before = int(self._virtual)
+        start, before = self._virtual, int(self._virtual)
         steps = TICK_S / self._step_s(workers)
         self._virtual += steps
         after = int(self._virtual)
         gone = float(self._rows_end[before:after].sum())
-        self.held_tokens += steps * (self.rows - gone / 2.0)
         self.rows -= gone
+        # Those that ended grew up to their end: anything rougher adds up over hours.
+        grown = float(self._end_sum[before:after].sum()) - gone * start
+        self.held_tokens += steps * self.rows + grown
         self.held_tokens -= float(self._tokens_end[before:after].sum())
         self.ended += gone
         self.output_tokens += float(self._output_end[before:after].sum())
