@@ -99,6 +99,10 @@ class ControlPlane:
         for other in self._processes.values():
             other.start()
 
+    def pids(self) -> dict[str, int]:
+        """Process ids of its programs, by name."""
+        return {name: process.pid for name, process in self._processes.items()}
+
     def kubeconfig_of(self, node: str) -> Path:
         """File with the credentials of one real node."""
         return self._folder / f"kubeconfig-{node}"

@@ -1,8 +1,8 @@
 """How the operator bears a large cluster: `PYTHONPATH=. python -m deploy.cluster.operator_scale`.
 
 A real API server with kwok's nodes and pods, and `twolane operator` as a process of its own: many
-ModelDeployments are made, left alone, scaled, and found again after a restart. Prints a table and
-writes it with the numbers as JSON.
+ModelDeployments are made, left alone, scaled, found again after a restart, and deleted. Prints tables of
+what the operator took and of what every other program took, and writes them with the numbers as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,9 @@ LIMIT_S = 3600.0
 QUIET_S = 60.0
 CALM_S = 5.0
 RESYNC_S = 300.0
+POLL_S = 4.0
+DEVICES = 16
+"""Of each node: more than the workers need, or some would wait for ever."""
 Json = dict[str, Any]
 
 
@@ -41,7 +45,7 @@ class Size:
     """How large the cluster is.
 
     Attributes:
-        nodes: nodes of kwok's, with eight devices each.
+        nodes: nodes of kwok's, with DEVICES devices each.
         models: ModelDeployments, spread over NAMESPACES namespaces.
         workers: workers of each, half of them prefill; beside them two routers and a broker.
     """
@@ -63,6 +67,7 @@ class Bench:
         command += ["--resync-s", f"{RESYNC_S:.0f}"]
         os.environ["KUBECONFIG"] = str(self.plane.kubeconfig)
         self.operator = Process("operator", command, folder)
+        self._kubectl_s = 0.0
         self.phases: list[Json] = []
 
     def prepare(self) -> None:
@@ -70,7 +75,7 @@ class Bench:
         self.plane.start()
         self.kubectl("apply", "--server-side", "-f", str(ROOT / "helm" / "twolane" / "crds"))
         names = [f"node-{number:04}" for number in range(self._size.nodes)]
-        self._apply([json.loads(kwok_node(name)) for name in names])
+        self._apply([json.loads(kwok_node(name, gpus=DEVICES)) for name in names])
         self._apply([_namespace(number) for number in range(NAMESPACES)])
         self.start_operator()
 
@@ -82,8 +87,9 @@ class Bench:
 
     def kubectl(self, *args: str, text: str | None = None) -> str:
         """Runs kubectl and returns what it prints."""
-        command = [str(ensure("kubectl")["kubectl"]), *args]
+        command, before_s = [str(ensure("kubectl")["kubectl"]), *args], _ended_children_s()
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=900)
+        self._kubectl_s += _ended_children_s() - before_s
         if done.returncode:
             raise StartError(done.stderr[-2000:])
         return done.stdout
@@ -102,19 +108,42 @@ class Bench:
         path = "-o=jsonpath={range .items[*]}{.status.conditions[?(@.type=='Ready')].reason}{'\\n'}{end}"
         return self.kubectl("get", "md", "-A", path).split().count("Serving")
 
-    def phase(self, name: str, act: Callable[[], None], done: Callable[[], bool]) -> None:
-        """Runs one phase to its end and keeps what it took."""
+    def phase(
+        self, name: str, act: Callable[[], None], done: Callable[[], bool], *, anew: bool = False
+    ) -> None:
+        """Runs one phase to its end and keeps what it took; `anew` for one that starts another operator."""
         print(f"{name} ...", flush=True)
-        before, began = self._samples(), time.monotonic()
+        before, cpu_s, began = {} if anew else self._samples(), self._cpu_s(), time.monotonic()
         act()
         while not done():
             if time.monotonic() - began > LIMIT_S:
                 raise StartError(f"{name}: not over after {LIMIT_S:.0f} s")
-            time.sleep(2.0)
+            time.sleep(POLL_S)
+        spent = _spent(before, self._samples())
+        used = {program: round(now - cpu_s.get(program, 0.0), 1) for program, now in self._cpu_s().items()}
+        used["operator"] = spent["cpu_s"]
         self.phases.append(
-            {"phase": name, "seconds": round(time.monotonic() - began, 1)} | _spent(before, self._samples())
+            {
+                "phase": name,
+                "seconds": round(time.monotonic() - began, 1),
+                **spent,
+                "cpu_s_of": used,
+                "load": round(os.getloadavg()[0], 1),
+            }
         )
         print(self.phases[-1], flush=True)
+
+    def _cpu_s(self) -> dict[str, float]:
+        """Processor seconds of every program but the operator, which says so itself."""
+        found = {name: _cpu_seconds(pid) for name, pid in self.plane.pids().items()}
+        return found | {"kubectl": self._kubectl_s}
+
+    def left(self) -> int:
+        """ModelDeployments and pods that still exist; the first of many counts as one."""
+        paths = ("/apis/serving.twolane.dev/v1alpha1/modeldeployments", "/api/v1/pods")
+        return sum(
+            len(json.loads(self.kubectl("get", "--raw", f"{path}?limit=1"))["items"]) for path in paths
+        )
 
     def restart(self) -> None:
         """Ends the operator and starts it again."""
@@ -142,11 +171,23 @@ class Bench:
         return samples
 
 
+def _ended_children_s() -> float:
+    """Processor seconds of programs that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _spent(before: dict[str, float], after: dict[str, float]) -> Json:
-    """What happened between two readings of the operator's metrics; a restart begins from nothing."""
+    """What happened between two readings of the operator's metrics."""
 
     def grown(key: str) -> float:
-        return after[key] - (before.get(key, 0.0) if before.get(key, 0.0) <= after[key] else 0.0)
+        return after[key] - before.get(key, 0.0)
 
     def total(prefix: str) -> float:
         return sum(grown(key) for key in after if key.startswith(prefix))
@@ -218,8 +259,13 @@ def run(folder: Path, size: Size) -> Json:
                 bench.kubectl("scale", "wp", *names, "-n", f"team-{namespace}", f"--replicas={grown}")
 
         bench.phase("scale 50 pools", scale, lambda: bench.ready() == models and bench.idle())
-        bench.phase("restart", bench.restart, bench.idle)
+        bench.phase("restart", bench.restart, bench.idle, anew=True)
         pods = len(bench.kubectl("get", "pods", "-A", "-o", "name").split())
+
+        def delete() -> None:
+            bench.kubectl("delete", "md", "--all", "-A", "--wait=false")
+
+        bench.phase("delete all", delete, lambda: not bench.left() and bench.idle())
         return {"nodes": size.nodes, "models": models, "pods": pods, "phases": bench.phases}
     finally:
         bench.operator.stop()
@@ -228,11 +274,19 @@ def run(folder: Path, size: Size) -> Json:
 
 def table(report: Json) -> str:
     """The report for people."""
-    names = list(report["phases"][0])
+    phases = report["phases"]
+    names = [name for name in phases[0] if name != "cpu_s_of"]
     lines = [f"{report['nodes']} nodes, {report['models']} ModelDeployments, {report['pods']} pods", ""]
-    lines += ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(str(phase[name]) for name in names) + " |" for phase in report["phases"]]
-    return "\n".join(lines) + "\n"
+    lines += _rows(names, [[phase[name] for name in names] for phase in phases])
+    programs = list(phases[0]["cpu_s_of"])
+    lines += ["", "Processor seconds of each program:", ""]
+    used = [[phase["phase"], *(phase["cpu_s_of"][program] for program in programs)] for phase in phases]
+    return "\n".join([*lines, *_rows(["phase", *programs], used)]) + "\n"
+
+
+def _rows(names: list[str], rows: list[list[Any]]) -> list[str]:
+    head = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    return head + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
 
 
 def main() -> int:

@@ -32,7 +32,7 @@ def _status(code: int, message: str, **headers: str) -> Answer:
 
 def _page(names: list[str], more: str = "") -> Answer:
     items = [{"metadata": {"name": name}} for name in names]
-    body = {"apiVersion": "v1", "metadata": {"continue": more}, "items": items}
+    body = {"apiVersion": "v1", "metadata": {"continue": more, "resourceVersion": "9"}, "items": items}
     return 200, "application/json", json.dumps(body).encode(), {}
 
 
@@ -82,8 +82,9 @@ async def test_a_list_of_many_pages_is_read_to_its_end() -> None:
         cluster = _cluster(server.url)
         found = await cluster.list("Pod", "ns")
         await cluster.close()
-    assert [item["metadata"]["name"] for item in found] == ["a", "b"]
-    assert {(item["kind"], item["apiVersion"]) for item in found} == {("Pod", "v1")}
+    assert [item["metadata"]["name"] for item in found.items] == ["a", "b"]
+    assert {(item["kind"], item["apiVersion"]) for item in found.items} == {("Pod", "v1")}
+    assert found.version == "9"
 
 
 async def test_an_apply_is_signed_by_whoever_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from twolane.operator.build.exposure import exposure
 from twolane.operator.build.guards import broker_policy, router_policy, worker_policy
 from twolane.operator.build.workers import pools_of, worker_template
 from twolane.operator.names import Owner
-from twolane.operator.observe import exposed_kinds
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec, read_spec
 from twolane.operator.resources.shape import Json
 from twolane.worker.config import WorkerConfig
@@ -60,16 +59,15 @@ def test_the_autoscaler_of_routers_scales_the_model_deployment() -> None:
     assert (body["spec"]["minReplicas"], body["spec"]["maxReplicas"]) == (2, 9)
 
 
-def test_what_is_no_longer_asked_for_is_looked_for_and_deleted() -> None:
-    """The status remembers which kinds were made; other models cost no request for them."""
+def test_what_is_no_longer_asked_for_is_deleted() -> None:
+    """The status says which kinds there are."""
     world = World(model_deployment(router={"ingress": INGRESS, "autoscaling": {"maxReplicas": 3}}))
     world.settle()
     assert world.md["status"]["routers"]["exposedBy"] == ["HorizontalPodAutoscaler", "Ingress"]
     world.md["spec"]["router"] = {}
-    assert exposed_kinds(world.md) == ["Ingress", "HorizontalPodAutoscaler"]
     world.settle()
     assert not {kind for kind, _ in world.children} & {"Ingress", "HorizontalPodAutoscaler"}
-    assert exposed_kinds(world.md) == []
+    assert world.md["status"]["routers"]["exposedBy"] == []
 
 
 def test_the_status_counts_routers_for_the_scale_subresource() -> None:

@@ -1,41 +1,29 @@
-"""A whole look: objects from an API server, numbers from running routers, and the plan that follows."""
+"""A whole look: objects from the store, numbers from running routers, and the plan that follows."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from tests.operator.objects import IMAGE, World, model_deployment
 from twolane.operator.actions import WriteStatus
-from twolane.operator.cluster import Cluster
 from twolane.operator.names import REVISION_LABEL
 from twolane.operator.observe import observe
 from twolane.operator.plan import plan
-from twolane.operator.resources.shape import Json
 from twolane.operator.scrape import Scraper
+from twolane.operator.store import Store
 
 
-class _Reader:
-    """Reads a world as the operator's client reads a cluster."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def get(self, kind: str, namespace: str, name: str) -> Json | None:
-        """The ModelDeployment, if it is the one asked for."""
-        del kind, namespace
-        return self._world.observe().model_deployment if name == "demo" else None
-
-    async def list(self, kind: str, namespace: str, selector: str = "") -> list[Json]:
-        """Everything of a kind."""
-        del namespace, selector
-        seen = self._world.observe()
-        if kind == "Pod":
-            return list(seen.pods)
-        return [child for (found, _), child in seen.children.items() if found == kind]
+def _stored(world: World) -> Store:
+    """A store that holds a world."""
+    store, seen = Store(), world.observe()
+    for version, body in enumerate([seen.model_deployment, *seen.children.values(), *seen.pods], 1):
+        metadata = {"namespace": "team", "uid": f"u-{version}", **body["metadata"]}
+        store.put({"kind": "Pod", **body, "metadata": {**metadata, "resourceVersion": str(version)}})
+    return store
 
 
 @pytest.fixture
@@ -85,7 +73,7 @@ async def test_errors_that_new_routers_report_over_http_end_a_rollout(
         f'twolane_router_requests_total{{outcome="internal",lane="short"}} {failed}\n'
     )
     scraper = Scraper()
-    observed = await observe(cast(Cluster, _Reader(world)), scraper, "team", "demo")
+    observed = await observe(_stored(world), scraper, "team", "demo")
     await scraper.close()
     assert observed is not None
     assert len(observed.readings) >= 1
@@ -98,5 +86,5 @@ async def test_errors_that_new_routers_report_over_http_end_a_rollout(
 async def test_what_is_gone_is_nothing_to_look_at() -> None:
     """The reconciler forgets it."""
     scraper = Scraper()
-    assert await observe(cast(Cluster, _Reader(World(model_deployment()))), scraper, "team", "other") is None
+    assert await observe(_stored(World(model_deployment())), scraper, "team", "other") is None
     await scraper.close()

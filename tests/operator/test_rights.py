@@ -8,9 +8,8 @@ from pathlib import Path
 import yaml
 
 from twolane.operator.cluster import _PATHS
-from twolane.operator.handlers import _OWNED
-from twolane.operator.observe import CHILD_KINDS, EXPOSURE_KINDS
 from twolane.operator.plugin.doctor import RIGHTS
+from twolane.operator.store import CHILD_KINDS, KINDS
 
 TEMPLATE = Path(__file__).parents[2] / "helm" / "twolane" / "templates" / "_names.tpl"
 ELSEWHERE = {"Lease", "Secret", "Certificate"}
@@ -30,15 +29,15 @@ def _rights() -> dict[str, set[str]]:
 def test_every_kind_of_child_may_be_made_changed_and_deleted() -> None:
     """What the plan makes."""
     rights = _rights()
-    for kind in (*CHILD_KINDS, *EXPOSURE_KINDS.values()):
+    for kind in CHILD_KINDS:
         assert rights[_PATHS[kind][1]] >= CHANGED | {"get", "list"}, kind
 
 
 def test_every_kind_that_is_watched_may_be_watched() -> None:
     """What wakes the reconciler."""
     rights = _rights()
-    for _, _, plural in (*_OWNED, ("", "", "modeldeployments")):
-        assert {"list", "watch"} <= rights[plural], plural
+    for kind in KINDS:
+        assert {"list", "watch"} <= rights[_PATHS[kind][1]], kind
 
 
 def test_what_the_doctor_asks_for_is_what_the_chart_gives() -> None:

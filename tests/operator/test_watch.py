@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import asynccontextmanager
 
-import kopf
 import pytest
-import yaml
 from aiohttp import web
+from kubernetes.aio import client
+from prometheus_client import CollectorRegistry
 
-from twolane.operator.handlers import registry, settings
-from twolane.operator.names import GROUP, VERSION
+from twolane.operator.cluster import Cluster
+from twolane.operator.metrics import OperatorMetrics
+from twolane.operator.names import GROUP, MODEL_DEPLOYMENT, VERSION
+from twolane.operator.store import Store
+from twolane.operator.watches import Watches
 
-KINDS = {
-    "api/v1": ["services", "pods", "namespaces", "events"],
-    f"apis/{GROUP}/{VERSION}": ["modeldeployments", "workerpools"],
-    "apis/apps/v1": ["deployments", "statefulsets"],
-    "apis/policy/v1": ["poddisruptionbudgets"],
-    "apis/networking.k8s.io/v1": ["networkpolicies"],
-}
 DEADLINE_S = 40.0
+FIRST = "first"
 
 
 class _ApiServer:
@@ -32,141 +28,122 @@ class _ApiServer:
     Attributes:
         names: ModelDeployments there are, with the resource version of their birth.
         version: of the newest.
-        ends: how the next watches of ModelDeployments end, one after the other: then they stay open.
-        watched: resource versions that watches of ModelDeployments asked for.
+        ends: how the next watches end, one after the other: then they stay open.
+        watched: resource versions that watches asked for.
+        lists: how often a list was asked for.
     """
 
     def __init__(self, ends: list[str]) -> None:
-        self.names = {"first": 7}
+        self.names = {FIRST: 7}
         self.version = 7
         self.ends = ends
         self.watched: list[str] = []
+        self.lists = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Discovery, lists and watches."""
-        path = request.path.strip("/")
-        if path == "api":
-            return web.json_response({"versions": ["v1"]})
-        if path == "apis":
-            groups = [place.split("/")[1:] for place in KINDS if place != "api/v1"]
-            return web.json_response({"groups": [_group(name, version) for name, version in groups]})
-        if path in KINDS:
-            return web.json_response({"resources": [_resource(plural) for plural in KINDS[path]]})
-        ours = path.endswith("/modeldeployments")
+        """Lists and watches of ModelDeployments; the cluster has no other kind."""
+        if not request.path.endswith("/modeldeployments"):
+            return web.json_response({"kind": "Status", "code": 404}, status=404)
         if "watch" in request.query:
-            return await self._watch(request, ours)
-        items = [_object(name, version) for name, version in self.names.items()] if ours else []
+            return await self._watch(request)
+        self.lists += 1
+        items = [_object(name, version) for name, version in self.names.items()]
         metadata = {"resourceVersion": str(self.version)}
-        return web.json_response({"metadata": metadata, "items": items})
+        return web.json_response({"apiVersion": f"{GROUP}/{VERSION}", "metadata": metadata, "items": items})
 
-    async def _watch(self, request: web.Request, ours: bool) -> web.StreamResponse:
-        if ours:
-            self.watched.append(request.query.get("resourceVersion", ""))
-        end = self.ends.pop(0) if ours and self.ends else ""
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        known = int(request.query["resourceVersion"])
+        self.watched.append(str(known))
+        end = self.ends.pop(0) if self.ends else ""
         if end == "throttled":
-            return web.json_response({"code": 429}, status=429, headers={"Retry-After": "1"})
+            self._change(end)
+            return web.json_response({"code": 429}, status=429, headers={"Retry-After": "0"})
         response = web.StreamResponse()
         await response.prepare(request)
         if end == "expired":
             error = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
             await _tell(response, "ERROR", error)
-        elif ours:
-            known = int(request.query["resourceVersion"])
+        else:
             for name, version in self.names.items():
                 if version > known:
                     await _tell(response, "ADDED", _object(name, version))
+            await _tell(response, "BOOKMARK", _object("", self.version))
+        if end == "cut":
+            await response.write(b'{"type": "ADD')
         if end:
-            # While nobody watches.
-            self.version += 100
-            self.names[f"after-{end}-{self.version}"] = self.version
+            self._change(end)
         else:
             await asyncio.sleep(DEADLINE_S)
         return response
+
+    def _change(self, end: str) -> None:
+        """Something happens while nobody watches."""
+        self.version += 100
+        self.names[f"after-{end}-{self.version}"] = self.version
+        if end == "expired":
+            # Nobody is ever told of it.
+            self.names.pop(FIRST, None)
 
 
 async def _tell(response: web.StreamResponse, kind: str, body: dict[str, object]) -> None:
     await response.write(json.dumps({"type": kind, "object": body}).encode() + b"\n")
 
 
-def _group(name: str, version: str) -> dict[str, object]:
-    known = {"groupVersion": f"{name}/{version}", "version": version}
-    return {"name": name, "versions": [known], "preferredVersion": known}
-
-
-def _resource(plural: str) -> dict[str, object]:
-    verbs = ["get", "list", "watch", "patch"]
-    return {"name": plural, "singularName": "", "namespaced": True, "kind": plural.title(), "verbs": verbs}
-
-
 def _object(name: str, version: int) -> dict[str, object]:
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": "ModelDeployment",
+        "kind": MODEL_DEPLOYMENT,
         "metadata": {"name": name, "namespace": "team", "uid": name, "resourceVersion": str(version)},
         "spec": {},
     }
 
 
-@pytest.fixture
-async def api(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[_ApiServer]:
-    """A server that kopf logs in to."""
-    server = _ApiServer(list(request.param))
+@asynccontextmanager
+async def _watching(api: _ApiServer, kinds: tuple[str, ...]) -> AsyncIterator[tuple[Store, Watches]]:
+    """Watches of a server, and the store that they keep."""
     app = web.Application()
-    app.router.add_get("/{path:.*}", server.answer)
+    app.router.add_get("/{path:.*}", api.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    access = {
-        "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "clusters": [{"name": "test", "cluster": {"server": url}}],
-        "users": [{"name": "test", "user": {"token": "t"}}],
-    }
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(access), encoding="utf-8")
-    # The client looks at KUBECONFIG once, when it is imported.
-    place = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
-    monkeypatch.setattr(place, str(tmp_path / "kubeconfig"))
-    yield server
-    await runner.cleanup()
+    host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    store = Store()
+    metrics = OperatorMetrics(CollectorRegistry())
+    cluster = Cluster(client.ApiClient(client.Configuration(host=host)), metrics, store)
+    watches = Watches(cluster, ["team"], kinds, pause_s=0.01)
+    running = asyncio.create_task(watches.run())
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            yield store, watches
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await cluster.close()
+        await runner.cleanup()
 
 
 @pytest.mark.parametrize(
-    "api", [["expired"], ["broken"], ["throttled", "expired", "broken", "expired"]], indirect=True
+    "ends",
+    [["expired"], ["broken"], ["cut"], ["throttled"], ["throttled", "expired", "broken", "cut", "expired"]],
 )
-async def test_a_watch_that_ends_is_taken_up_without_a_gap(api: _ApiServer) -> None:
-    """By a list after an expiry; what came into being meanwhile is asked for."""
-    ends, asked, over = len(api.ends), Counter[str](), asyncio.Event()
-
-    async def ask(key: tuple[str, str]) -> None:
-        asked[key[1]] += 1
-
-    chosen = settings()
-    chosen.watching.reconnect_backoff = 0.01
-    chosen.networking.error_backoffs = [0.01] * 10
-    ours = asyncio.all_tasks()
-    tasks = await kopf.spawn_tasks(
-        registry=registry(ask),
-        settings=chosen,
-        standalone=True,
-        clusterwide=False,
-        namespaces=["team"],
-        stop_flag=over,
-    )
-    running = asyncio.create_task(kopf.run_tasks(tasks, ignored=ours))
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            # kopf's tasks are its own; only what they ask can be seen.
-            while api.ends or len(api.watched) <= ends or set(asked) != set(api.names):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-    finally:
-        over.set()
-        await asyncio.wait({running}, timeout=10)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    # Nothing is asked for by a version that had expired, and no watch begins anew without need.
+async def test_a_watch_that_ends_is_taken_up_without_a_gap(ends: list[str]) -> None:
+    """By a list after an expiry, and only then; what came or went meanwhile is known."""
+    api, expiries = _ApiServer(list(ends)), ends.count("expired")
+    async with _watching(api, (MODEL_DEPLOYMENT,)) as (store, watches):
+        await watches.complete()
+        # The watch is a task of its own; only what it brings can be seen.
+        while {name for _, name in store.models()} != set(api.names) or api.ends:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    # No watch goes back, and none begins with a list that need not.
     versions = [int(version) for version in api.watched]
     assert versions == sorted(versions)
-    assert len(api.names) > 1
+    assert api.lists == 1 + expiries
+    assert any(name != FIRST for name in api.names)
+
+
+async def test_kinds_that_a_cluster_lacks_are_no_obstacle() -> None:
+    """No Gateway API: the first look need not wait for it."""
+    async with _watching(_ApiServer([]), (MODEL_DEPLOYMENT, "HTTPRoute", "Ingress")) as (store, watches):
+        await watches.complete()
+        assert store.models() == [("team", FIRST)]
+        assert store.of_model("HTTPRoute", "team", FIRST) == []

@@ -47,7 +47,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Deletes a child; one that is gone by now is no error."""
+    """Deletes a child or a pod; one that is gone by now is no error."""
 
     kind: str
     name: str
@@ -87,3 +87,11 @@ class Plan:
 
     actions: tuple[Action, ...]
     look_again_s: float | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether something of it can't be undone, so that it must not follow from what a watch said late."""
+        return any(
+            isinstance(action, Delete) or (isinstance(action, SetFinalizer) and not action.present)
+            for action in self.actions
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterable
 
 from twolane.operator.actions import (
     Action,
@@ -23,8 +25,13 @@ from twolane.operator.names import FINALIZER, MODEL_DEPLOYMENT, SEED_ANNOTATION,
 from twolane.operator.observe import owned_by
 from twolane.operator.observed import Observed
 from twolane.operator.plan import plan_refused
+from twolane.operator.resources.shape import Json
 
 log = logging.getLogger(__name__)
+
+SIDE_BY_SIDE = 4
+"""Writes of one look at a time."""
+_WORKLOADS = ("Deployment", "StatefulSet")
 
 
 class NameTakenError(ClusterError):
@@ -61,20 +68,37 @@ class Applier:
             ClusterError: an action failed.
         """
         refused: list[ClusterError] = []
-        for action in plan.actions:
-            if refused and isinstance(action, WriteStatus) and action.kind == MODEL_DEPLOYMENT:
+        for stage in stages(plan.actions):
+            if refused and isinstance(stage[0], WriteStatus):
+                # The refusal takes their place.
                 continue
-            try:
-                await self._take(observed, action)
-            except ClusterError as error:
-                if not error.permanent or isinstance(action, WriteStatus):
-                    raise
-                log.warning("refused", extra={"action": repr(action)[:200], "reason": str(error)})
-                refused.append(error)
+            refused += await self._take_all(observed, stage)
         if refused:
             for action in plan_refused(observed, str(refused[0])):
                 await self._take(observed, action)
             raise refused[0]
+
+    async def _take_all(self, observed: Observed, stage: list[Action]) -> list[ClusterError]:
+        """Takes actions side by side; returns what was refused for good."""
+        slots = asyncio.Semaphore(SIDE_BY_SIDE)
+
+        async def take(action: Action) -> ClusterError | None:
+            async with slots:
+                try:
+                    await self._take(observed, action)
+                except ClusterError as error:
+                    return error
+            return None
+
+        refused = []
+        for action, error in zip(stage, await asyncio.gather(*map(take, stage)), strict=True):
+            if error is None:
+                continue
+            if not error.permanent or isinstance(action, WriteStatus):
+                raise error
+            log.warning("refused", extra={"action": repr(action)[:200], "reason": str(error)})
+            refused.append(error)
+        return refused
 
     async def _take(self, observed: Observed, action: Action) -> None:
         self._metrics.actions.labels(type(action).__name__.lower()).inc()
@@ -91,7 +115,8 @@ class Applier:
             case Scale(name=name, replicas=replicas, kind=kind):
                 await self._cluster.merge(kind, namespace, name, {"spec": {"replicas": replicas}})
             case Delete(kind=kind, name=name):
-                await self._cluster.delete(kind, namespace, name)
+                seen = self._cluster.store.get(kind, namespace, name)
+                await self._cluster.delete(kind, namespace, name, seen["metadata"]["uid"] if seen else "")
             case SetFinalizer(present=present):
                 await self._set_finalizer(observed, present)
             case WriteStatus(kind=kind, name=name, status=status):
@@ -101,28 +126,41 @@ class Applier:
                 await self._recorder.record(observed.model_deployment, action)
 
     async def _apply(self, observed: Observed, action: Apply) -> None:
-        body = action.body
-        # A pool that was seeded a moment ago is new to the observation only.
-        if action.why == "created" and body["kind"] != "WorkerPool":
-            await self._refuse_stranger(observed, body)
-        await self._cluster.apply(body)
+        """Applies an object of ours, or makes one; never takes over what has the name."""
+        body, uid = action.body, observed.model_deployment["metadata"]["uid"]
+        metadata = body["metadata"]
+        known = self._cluster.store.get(body["kind"], metadata["namespace"], metadata["name"])
+        if known is None or not owned_by(known, uid):
+            try:
+                await self._cluster.apply_new(body)
+                return
+            except ClusterError as error:
+                if error.status != 409:
+                    raise
+            known = await self._own(observed, body)
+        # It may have been deleted, and another made, since it was seen.
+        same = {**metadata, "uid": known["metadata"]["uid"]} if known is not None else metadata
+        await self._cluster.apply({**body, "metadata": same})
 
-    async def _create(self, observed: Observed, body: dict[str, object]) -> None:
-        await self._refuse_stranger(observed, body)
+    async def _create(self, observed: Observed, body: Json) -> None:
         try:
             await self._cluster.create(body, SEED_MANAGER)
         except ClusterError as error:
             if error.status != 409:
                 raise
+            await self._own(observed, body)
 
-    async def _refuse_stranger(self, observed: Observed, body: dict[str, object]) -> None:
-        """Server-side apply would take over whatever has the name."""
-        metadata = body["metadata"]
-        assert isinstance(metadata, dict)
-        kind, name = str(body["kind"]), str(metadata["name"])
-        existing = await self._cluster.get(kind, str(metadata["namespace"]), name)
-        if existing is not None and not owned_by(existing, observed.model_deployment["metadata"]["uid"]):
-            raise NameTakenError(kind, name)
+    async def _own(self, observed: Observed, body: Json) -> Json | None:
+        """The object that has a name we need; None when it is gone again.
+
+        Raises:
+            NameTakenError: it is not ours.
+        """
+        kind, metadata = body["kind"], body["metadata"]
+        found = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
+        if found is not None and not owned_by(found, observed.model_deployment["metadata"]["uid"]):
+            raise NameTakenError(kind, metadata["name"])
+        return found
 
     async def _set_finalizer(self, observed: Observed, present: bool) -> None:
         metadata = observed.model_deployment["metadata"]
@@ -131,3 +169,31 @@ class Applier:
         # The version makes sure that nobody else's finalizer is lost.
         change = {"metadata": {"finalizers": names, "resourceVersion": metadata["resourceVersion"]}}
         await self._cluster.merge(MODEL_DEPLOYMENT, metadata["namespace"], metadata["name"], change)
+
+
+def stages(actions: Iterable[Action]) -> list[list[Action]]:
+    """Actions in their order, those together that may be taken side by side.
+
+    Pools are there before what counts by them, policies and addresses before pods, statuses last.
+    """
+    found: list[list[Action]] = []
+    last = ""
+    for action in actions:
+        step = _step(action)
+        if not found or step not in (last, "event"):
+            found.append([])
+            last = step
+        found[-1].append(action)
+    return found
+
+
+def _step(action: Action) -> str:
+    match action:
+        case Apply(body=body):
+            return "workload" if body["kind"] in _WORKLOADS else "apply"
+        case Seed() | PassOn():
+            return "count"
+        case Emit():
+            return "event"
+        case _:
+            return type(action).__name__

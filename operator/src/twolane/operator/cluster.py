@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio import client, config
 
 from twolane.core.errors import ConfigError
 from twolane.operator.metrics import OperatorMetrics
 from twolane.operator.names import API_VERSION, MANAGER
 from twolane.operator.resources.shape import Json
+from twolane.operator.store import Store
 
 REQUEST_TIMEOUT_S = 15.0
 PAGE_OBJECTS = 500
-# Requests of this process that the API server has to answer at a time.
+# Requests of this process that the API server has to answer at a time; watches do not count.
 MAX_IN_FLIGHT = 8
+# A watch that is silent for so long is dead: the API server sends a bookmark every minute.
+SILENCE_S = 150.0
+# No object has it, so an apply that names it can only make one.
+_NO_VERSION = "1"
 _APPLY, _MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 Body = Json | list[Json]
@@ -78,12 +86,21 @@ class KindMissingError(ClusterError):
         return True
 
 
-class Cluster:
-    """Requests to one API server."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All objects that were asked for, as of a resource version."""
 
-    def __init__(self, api: client.ApiClient, metrics: OperatorMetrics) -> None:
+    items: list[Json]
+    version: str
+
+
+class Cluster:
+    """Requests to one API server; the answers of writes go into the store."""
+
+    def __init__(self, api: client.ApiClient, metrics: OperatorMetrics, store: Store | None = None) -> None:
         self._api = api
         self._metrics = metrics
+        self.store = store or Store()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
@@ -95,37 +112,73 @@ class Cluster:
                 return None
             raise
 
-    async def list(self, kind: str, namespace: str, selector: str = "") -> list[Json]:
-        """All objects with the labels; every namespace when it is empty."""
+    async def list(self, kind: str, namespace: str, selector: str = "") -> Listing:
+        """All objects with the labels; every namespace when it is empty.
+
+        Raises:
+            ClusterError: 404 when the cluster does not know the kind; 410 when it took too long.
+        """
         items: list[Json] = []
         query = {"labelSelector": selector, "limit": str(PAGE_OBJECTS)}
         while True:
-            try:
-                answer = await self._request("GET", _path(kind, namespace), query)
-            except ClusterError as error:
-                # The cluster does not know the kind, so there is none of it.
-                if error.status == 404:
-                    return []
-                raise
+            answer = await self._request("GET", _path(kind, namespace), query)
             # Entries of a list do not say what they are.
             items += [{**item, "kind": kind, "apiVersion": answer["apiVersion"]} for item in answer["items"]]
             if not (more := answer["metadata"].get("continue")):
-                return items
+                return Listing(items, answer["metadata"]["resourceVersion"])
             query["continue"] = more
+
+    async def watch(
+        self, kind: str, namespace: str, selector: str, version: str, limit_s: int
+    ) -> AsyncIterator[Json]:
+        """Everything that happens to such objects after a version, as the API server says it, for `limit_s`.
+
+        Raises:
+            ClusterError: 410 when that version is too long ago.
+        """
+        query = {"labelSelector": selector, "resourceVersion": version, "timeoutSeconds": str(limit_s)}
+        query |= {"watch": "true", "allowWatchBookmarks": "true"}
+        headers = {"Accept": "application/json"}
+        limits = aiohttp.ClientTimeout(
+            total=limit_s + 30, sock_connect=REQUEST_TIMEOUT_S, sock_read=SILENCE_S
+        )
+        try:
+            prepared = await self._api.param_serialize(
+                "GET",
+                _path(kind, namespace) + _query(query),
+                header_params=headers,
+                auth_settings=["BearerToken"],
+            )
+            response = (await self._api.call_api(*prepared, _request_timeout=limits)).response
+            async with response:
+                self._metrics.asked("WATCH", response.status)
+                if response.status != 200:
+                    raise _error(response.status, await response.read(), dict(response.headers))
+                async for line in response.content:
+                    yield _event(line)
+        # Half a line, too, is a connection that broke off.
+        except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError) as error:
+            raise _no_answer(error) from error
 
     async def create(self, body: Json, manager: str = MANAGER) -> Json:
         """Makes an object; 409 when there is one of that name."""
         path = _path(body["kind"], body["metadata"]["namespace"])
-        return await self._request("POST", path, {"fieldManager": manager}, body)
+        return self._kept(await self._request("POST", path, {"fieldManager": manager}, body))
+
+    async def apply_new(self, body: Json) -> Json:
+        """Server-side apply that makes an object; 409 when there is one of that name.
+
+        Unlike `create` it leaves the fields to us as an apply does, so that a later one can take them away.
+        """
+        return await self.apply({**body, "metadata": {**body["metadata"], "resourceVersion": _NO_VERSION}})
 
     async def apply(self, body: Json, manager: str = MANAGER) -> Json:
         """Server-side apply: our fields as we say, whoever else had written them; all others stay."""
         metadata = body["metadata"]
         path = _path(body["kind"], metadata["namespace"], metadata["name"])
+        query = {"fieldManager": manager, "force": "true"}
         try:
-            return await self._request(
-                "PATCH", path, {"fieldManager": manager, "force": "true"}, body, _APPLY
-            )
+            return self._kept(await self._request("PATCH", path, query, body, _APPLY))
         except ClusterError as error:
             if error.status == 404:
                 raise KindMissingError(body) from error
@@ -134,13 +187,13 @@ class Cluster:
     async def merge(self, kind: str, namespace: str, name: str, body: Json, manager: str = MANAGER) -> Json:
         """Changes the fields given."""
         path = _path(kind, namespace, name)
-        return await self._request("PATCH", path, {"fieldManager": manager}, body, _MERGE)
+        return self._kept(await self._request("PATCH", path, {"fieldManager": manager}, body, _MERGE))
 
     async def write_status(self, kind: str, namespace: str, name: str, status: Json) -> Json:
         """Writes a whole status. Its only writer leads, so nobody's change can be lost."""
         path = _path(kind, namespace, name) + "/status"
         change: Body = [{"op": "add", "path": "/status", "value": status}]
-        return await self._request("PATCH", path, {"fieldManager": MANAGER}, change, _JSON_PATCH)
+        return self._kept(await self._request("PATCH", path, {"fieldManager": MANAGER}, change, _JSON_PATCH))
 
     async def replace(self, body: Json) -> Json:
         """Replaces an object as it was seen; 409 when it has changed since."""
@@ -148,13 +201,22 @@ class Cluster:
         path = _path(body["kind"], metadata.get("namespace", ""), metadata["name"])
         return await self._request("PUT", path, {"fieldManager": MANAGER}, body)
 
-    async def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Deletes an object and then its dependents; one that is gone is no error."""
+    async def delete(self, kind: str, namespace: str, name: str, uid: str = "") -> None:
+        """Deletes an object and then its dependents; one that is gone, or another than `uid`, is no error."""
+        body: Json = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
         try:
-            await self._request("DELETE", _path(kind, namespace, name), {"propagationPolicy": "Background"})
+            answer = await self._request("DELETE", _path(kind, namespace, name), None, body)
         except ClusterError as error:
-            if error.status != 404:
-                raise
+            if error.status == 404 or (uid and error.status == 409):
+                self.store.deleted(kind, namespace, name, uid)
+                return
+            raise
+        if answer.get("kind") == "Status":
+            self.store.deleted(kind, namespace, name, answer.get("details", {}).get("uid", ""))
+        else:
+            self._kept(answer)
 
     async def close(self) -> None:
         """Closes connections."""
@@ -174,14 +236,16 @@ class Cluster:
                 status, text, answered = await self._exchange(method, path + _query(query), headers, body)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 self._metrics.asked(method, 0)
-                raise ClusterError(
-                    f"no answer from the API server: {error or type(error).__name__}"
-                ) from error
+                raise _no_answer(error) from error
         self._metrics.asked(method, status)
         if 200 <= status < 300:
-            answer: Json = json.loads(text)
+            answer: Json = orjson.loads(text)
             return answer
-        raise ClusterError(_reason(text), status, _retry_after(answered))
+        raise _error(status, text, answered)
+
+    def _kept(self, answer: Json) -> Json:
+        self.store.answered(answer)
+        return answer
 
     async def _exchange(
         self, method: str, path: str, headers: dict[str, str], body: Body | None
@@ -204,6 +268,23 @@ def _query(query: dict[str, str] | None) -> str:
     return f"?{urlencode(query)}" if query else ""
 
 
+def _event(line: bytes) -> Json:
+    """One line of a watch; what the API server says of the watch itself is raised."""
+    event: Json = orjson.loads(line)
+    if event["type"] == "ERROR":
+        status = event["object"]
+        raise ClusterError(str(status.get("message", "watch refused")), int(status.get("code", 500)))
+    return event
+
+
+def _no_answer(error: Exception) -> ClusterError:
+    return ClusterError(f"no answer from the API server: {error or type(error).__name__}")
+
+
+def _error(status: int, text: bytes, headers: dict[str, str]) -> ClusterError:
+    return ClusterError(_reason(text), status, _retry_after(headers))
+
+
 def _reason(text: bytes) -> str:
     try:
         return str(json.loads(text)["message"])
@@ -217,7 +298,7 @@ def _retry_after(headers: dict[str, str]) -> float:
 
 
 async def connect(metrics: OperatorMetrics) -> Cluster:
-    """Finds the cluster: the pod's service account, or else KUBECONFIG or ~/.kube/config; as kopf does.
+    """Finds the cluster: the pod's service account, or else KUBECONFIG or ~/.kube/config.
 
     Raises:
         ConfigError: there is neither.
@@ -232,6 +313,8 @@ async def connect(metrics: OperatorMetrics) -> Cluster:
             raise ConfigError(
                 f"no Kubernetes cluster to work for: {error}; run inside a pod, or set KUBECONFIG"
             ) from error
+    # Each watch keeps a connection of its own; MAX_IN_FLIGHT bounds the others.
+    configuration.connection_pool_maxsize = 0
     return Cluster(client.ApiClient(configuration), metrics)
 
 

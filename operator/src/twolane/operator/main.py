@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
-
-import kopf
 
 from twolane.core.errors import ConfigError, Unavailable
 from twolane.operator.apply import Applier
@@ -21,15 +18,15 @@ from twolane.operator.cluster import Cluster, connect, namespace_of_pod
 from twolane.operator.config import OperatorConfig
 from twolane.operator.definitions import upgrade_definitions
 from twolane.operator.events import Recorder
-from twolane.operator.handlers import registry, settings
 from twolane.operator.lease import Elector
 from twolane.operator.metrics import OperatorMetrics
-from twolane.operator.observe import observe
+from twolane.operator.observe import observe, read_anew
 from twolane.operator.observed import Observed
 from twolane.operator.plan import plan
 from twolane.operator.planner_keeper import PlannerKeeper
-from twolane.operator.reconciler import Reconciler
+from twolane.operator.reconciler import Looks, Reconciler
 from twolane.operator.scrape import Scraper
+from twolane.operator.watches import Watches
 from twolane.telemetry.logs import configure_logging
 from twolane.telemetry.metrics import registry as metric_registry
 from twolane.telemetry.probes import ProbeServer
@@ -37,10 +34,8 @@ from twolane.telemetry.process import stop_requested, write_port_file
 
 log = logging.getLogger(__name__)
 
-WATCH_END_S = 15.0
-"""How long kopf may take to close its watches."""
-# Libraries that log every request and every watch.
-_TALKATIVE = ("kopf.activities", "kopf._core", "kopf._cogs", "kopf.objects", "urllib3")
+# A library that logs every request.
+_TALKATIVE = ("urllib3",)
 
 
 class Operator:
@@ -58,7 +53,7 @@ class Operator:
         planner = PlannerKeeper(cluster, self._scraper)
 
         async def look(namespace: str, name: str) -> Observed | None:
-            observed = await observe(cluster, self._scraper, namespace, name)
+            observed = await observe(cluster.store, self._scraper, namespace, name)
             if observed is None:
                 return None
             # Before the plan: a pod's Secret should be there before the pod.
@@ -66,7 +61,10 @@ class Operator:
             planned = await planner.keep(observed, asyncio.get_running_loop().time())
             return replace(observed, certificates=certificates, planned=planned)
 
-        self._reconciler = Reconciler(look, applier, decide, metrics, config.resync_s)
+        looks = Looks(look, partial(read_anew, cluster))
+        self._reconciler = Reconciler(looks, applier, decide, metrics, config.resync_s)
+        cluster.store.on_change = self._reconciler.wake
+        self._cluster = cluster
         self._elector = self._make_elector(cluster) if config.leader_election else None
 
     def _make_elector(self, cluster: Cluster) -> Elector:
@@ -104,38 +102,25 @@ class Operator:
                 return
             lead.result()
         self._metrics.leading.set(1)
-        # Before kopf, which takes every later task for one of its own.
-        parts = {asyncio.create_task(self._reconciler.run(self._config.workers), name="reconciler")}
+        parts = {asyncio.create_task(self._work(), name="reconciler")}
         lease = asyncio.create_task(self._elector.keep(), name="lease") if self._elector else stopped
-        over = asyncio.Event()
-        watch = asyncio.create_task(self._watch(stop, over), name="watch")
         try:
-            done, _ = await asyncio.wait({stopped, lease, watch, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({stopped, lease, *parts}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             # Nothing may be written any more once another may lead.
             await _end(*parts, *({lease} - {stopped}))
-            over.set()
-            await asyncio.wait({watch}, timeout=WATCH_END_S)
-            await _end(watch)
             self._metrics.leading.set(0)
         failed = [task for task in done if task not in (stopped, lease)]
         if failed and not stop.is_set():
             raise Unavailable(f"{failed[0].get_name()} ended: {failed[0].exception()}")
 
-    async def _watch(self, stop: asyncio.Event, over: asyncio.Event) -> None:
-        namespaces, ours = self._config.namespace_list, asyncio.all_tasks()
-        tasks = await kopf.spawn_tasks(
-            registry=registry(self._reconciler.ask),
-            settings=settings(),
-            standalone=True,
-            clusterwide=not namespaces,
-            namespaces=namespaces,
-            stop_flag=over,
-        )
-        # kopf takes the signals for itself; they end more than its part.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await kopf.run_tasks(tasks, ignored=ours)
+    async def _work(self) -> None:
+        """Watches, and looks at what changes once everything is known."""
+        watches = Watches(self._cluster, self._config.namespace_list)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watches.run())
+            await watches.complete()
+            await self._reconciler.run(self._config.workers)
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:

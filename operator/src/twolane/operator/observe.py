@@ -1,4 +1,4 @@
-"""Reads a ModelDeployment and everything made for it from the API server."""
+"""A ModelDeployment and all that was made for it, as the store has it, or as the API server says now."""
 
 from __future__ import annotations
 
@@ -11,39 +11,45 @@ from twolane.operator.names import COMPONENT_LABEL, MODEL_DEPLOYMENT, MODEL_LABE
 from twolane.operator.observed import Key, Observed, is_ready, label
 from twolane.operator.resources.shape import Json
 from twolane.operator.scrape import Scraper
+from twolane.operator.store import CHILD_KINDS, Store
 
-CHILD_KINDS = ("WorkerPool", "Deployment", "StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy")
-EXPOSURE_KINDS = {
-    "ingress": "Ingress",
-    "httpRoute": "HTTPRoute",
-    "autoscaling": "HorizontalPodAutoscaler",
-}
-"""Kinds that few models need, by the field of spec.router that asks for them."""
+COUNTED_KINDS = ("Deployment", "StatefulSet", "Pod")
+"""What says whether something still runs."""
 
 
-async def observe(cluster: Cluster, scraper: Scraper, namespace: str, name: str) -> Observed | None:
-    """A fresh observation; None when the ModelDeployment is gone.
+async def observe(store: Store, scraper: Scraper, namespace: str, name: str) -> Observed | None:
+    """What is known; None when there is no such ModelDeployment."""
+    model_deployment = store.get(MODEL_DEPLOYMENT, namespace, name)
+    if model_deployment is None:
+        return None
+    uid = model_deployment["metadata"]["uid"]
+    children: dict[Key, Json] = {
+        (kind, child["metadata"]["name"]): child
+        for kind in CHILD_KINDS
+        for child in store.of_model(kind, namespace, name)
+        if owned_by(child, uid)
+    }
+    pods = tuple(store.of_model("Pod", namespace, name))
+    observed = Observed(model_deployment, children, pods, datetime.now(UTC))
+    return replace(observed, readings=await scraper.read(pods_to_ask(observed)))
+
+
+async def read_anew(cluster: Cluster, namespace: str, name: str) -> None:
+    """Brings the store to what the API server says now, for what can't be undone: a watch may lag behind.
 
     Raises:
         ClusterError: the API server refuses or does not answer.
     """
-    model_deployment = await cluster.get(MODEL_DEPLOYMENT, namespace, name)
-    if model_deployment is None:
-        return None
     selector = f"{MODEL_LABEL}={name}"
-    child_kinds = (*CHILD_KINDS, *exposed_kinds(model_deployment))
-    kinds = (*child_kinds, "Pod")
-    lists = await asyncio.gather(*(cluster.list(kind, namespace, selector) for kind in kinds))
-    found = dict(zip(kinds, lists, strict=True))
-    uid = model_deployment["metadata"]["uid"]
-    children: dict[Key, Json] = {
-        (kind, child["metadata"]["name"]): child
-        for kind in child_kinds
-        for child in found[kind]
-        if owned_by(child, uid)
-    }
-    observed = Observed(model_deployment, children, tuple(found["Pod"]), datetime.now(UTC))
-    return replace(observed, readings=await scraper.read(pods_to_ask(observed)))
+    model_deployment = await cluster.get(MODEL_DEPLOYMENT, namespace, name)
+    listings = await asyncio.gather(*(cluster.list(kind, namespace, selector) for kind in COUNTED_KINDS))
+    known = cluster.store.get(MODEL_DEPLOYMENT, namespace, name)
+    if model_deployment is not None:
+        cluster.store.put(model_deployment)
+    elif known is not None:
+        cluster.store.deleted(MODEL_DEPLOYMENT, namespace, name, known["metadata"]["uid"])
+    for kind, listing in zip(COUNTED_KINDS, listings, strict=True):
+        cluster.store.replace_of_model(kind, (namespace, name), listing.items, listing.version)
 
 
 def pods_to_ask(observed: Observed) -> list[Json]:
@@ -51,13 +57,6 @@ def pods_to_ask(observed: Observed) -> list[Json]:
     if observed.deleting or len(observed.revisions()) < 2:
         return []
     return [pod for pod in observed.pods if label(pod, COMPONENT_LABEL) == "router" and is_ready(pod)]
-
-
-def exposed_kinds(model_deployment: Json) -> list[str]:
-    """Kinds of EXPOSURE_KINDS to look at: asked for now, or made before and perhaps still there."""
-    router = model_deployment["spec"].get("router", {})
-    made = model_deployment.get("status", {}).get("routers", {}).get("exposedBy", [])
-    return [kind for field, kind in EXPOSURE_KINDS.items() if field in router or kind in made]
 
 
 def owned_by(child: Json, uid: str) -> bool:

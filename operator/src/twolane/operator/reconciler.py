@@ -6,6 +6,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
 
 from twolane.operator.actions import Plan
 from twolane.operator.apply import Applier
@@ -16,15 +18,27 @@ from twolane.operator.queue import Key, WorkQueue
 
 log = logging.getLogger(__name__)
 
-Observe = Callable[[str, str], Awaitable[Observed | None]]
 Decide = Callable[[Observed], Plan]
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Where observations come from, each by namespace and name.
+
+    Attributes:
+        observe: what is known; None when there is nothing any more.
+        read_anew: makes what is known what the API server says now.
+    """
+
+    observe: Callable[[str, str], Awaitable[Observed | None]]
+    read_anew: Callable[[str, str], Awaitable[None]]
 
 
 class Reconciler:
     """A few tasks that share one queue; one object is never looked at twice at a time.
 
     Args:
-        observe: a fresh observation by namespace and name; None when there is nothing any more.
+        looks: where observations come from.
         applier: carries plans out.
         decide: the plan for an observation.
         metrics: counters.
@@ -32,21 +46,20 @@ class Reconciler:
     """
 
     def __init__(
-        self, observe: Observe, applier: Applier, decide: Decide, metrics: OperatorMetrics, resync_s: float
+        self, looks: Looks, applier: Applier, decide: Decide, metrics: OperatorMetrics, resync_s: float
     ) -> None:
-        self._observe = observe
+        self._looks = looks
         self._applier = applier
         self._decide = decide
         self._metrics = metrics
         self._resync_s = resync_s
         self._queue = WorkQueue()
-        self._changed = asyncio.Condition()
+        self._stirred = asyncio.Event()
 
-    async def ask(self, key: Key) -> None:
+    def wake(self, key: Key) -> None:
         """Something about this object changed."""
-        async with self._changed:
-            self._queue.add(key, _now())
-            self._changed.notify()
+        self._queue.add(key, _now())
+        self._stirred.set()
 
     async def run(self, tasks: int) -> None:
         """Works until cancelled."""
@@ -58,22 +71,18 @@ class Reconciler:
         while True:
             key = await self._take()
             again_s = await self._look(key)
-            async with self._changed:
-                if again_s is not None:
-                    self._queue.done(key, _now(), again_s)
-                self._changed.notify_all()
+            if again_s is not None:
+                self._queue.done(key, _now(), again_s)
+            self._stirred.set()
 
     async def _take(self) -> Key:
-        async with self._changed:
-            while (key := self._queue.take(_now())) is None:
-                due = self._queue.next_due()
-                try:
-                    async with asyncio.timeout_at(due):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
-            self._metrics.waiting.set(len(self._queue))
-            return key
+        while (key := self._queue.take(_now())) is None:
+            self._stirred.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._queue.next_due()):
+                    await self._stirred.wait()
+        self._metrics.waiting.set(len(self._queue))
+        return key
 
     async def _look(self, key: Key) -> float | None:
         """One reconciliation; returns seconds until the next, or None when the queue knows already."""
@@ -94,11 +103,15 @@ class Reconciler:
         return again_s
 
     async def _reconcile(self, key: Key) -> float | None:
-        observed = await self._observe(*key)
-        if observed is None:
+        observed = await self._looks.observe(*key)
+        made = self._decide(observed) if observed is not None else None
+        if made is not None and made.is_final:
+            await self._looks.read_anew(*key)
+            observed = await self._looks.observe(*key)
+            made = self._decide(observed) if observed is not None else None
+        if observed is None or made is None:
             self._queue.forget(key)
             return None
-        made = self._decide(observed)
         if made.actions:
             names = [type(action).__name__ for action in made.actions]
             log.info("plan", extra={"object": "/".join(key), "actions": names})

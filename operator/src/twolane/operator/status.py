@@ -9,11 +9,11 @@ from twolane.operator.build.workers import PoolPlan
 from twolane.operator.conditions import ROLLED_BACK, Condition, dated, ready
 from twolane.operator.health import Situation, conditions_of
 from twolane.operator.names import INDEX_LABEL, MODEL_LABEL, POOL_LABEL, owner_of
-from twolane.operator.observe import EXPOSURE_KINDS
 from twolane.operator.observed import Count
 from twolane.operator.resources.shape import Json
 from twolane.operator.resources.worker_pool import read_pool
 from twolane.operator.scaling import decisions, held_words
+from twolane.operator.store import EXPOSURE_KINDS
 
 
 def status_of(situation: Situation) -> Json:
@@ -73,7 +73,7 @@ def _routers(situation: Situation) -> Json:
     """Counts and selector for the Scale subresource, and which kinds bring clients or routers."""
     counts = [state.router for state in situation.states.values()]
     selector = router_selector(owner_of(situation.observed.model_deployment))
-    kinds = {kind for kind, _ in situation.observed.children if kind in EXPOSURE_KINDS.values()}
+    kinds = {kind for kind, _ in situation.observed.children if kind in EXPOSURE_KINDS}
     return {
         "replicas": sum(count.exist for count in counts),
         "ready": sum(count.ready for count in counts),
