@@ -161,7 +161,10 @@ class WorkerProcess:
             await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
                 await self._rpc.set_ready(False)
-                await drain(self._table, self._config.drain_timeout_s)
+                draining = drain(self._table, self._config.drain_timeout_s)
+                # With a part that fails nothing moves any more.
+                parts.add(asyncio.create_task(draining, name="drain"))
+                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._shut_down({*parts, stopped})
 

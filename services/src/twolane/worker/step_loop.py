@@ -126,13 +126,14 @@ class StepLoop:
         except Exception:
             log.exception("engine step failed")
             self._end_layers()
-            self._table.step_failed(request_ids)
-            self._table.step_ends()
-            self._failures += 1
             if self._engine.ranks is not None:
+                # Its requests see this worker go, not an error of theirs: they go on elsewhere.
                 raise Internal(
                     "a step failed that ranks share: nobody knows where the others stand"
                 ) from None
+            self._table.step_failed(request_ids)
+            self._table.step_ends()
+            self._failures += 1
             if self._failures >= MAX_FAILURES:
                 # A device that fails every step would look idle and draw all traffic.
                 raise Internal(f"{MAX_FAILURES} engine steps in a row failed: this worker ends") from None
