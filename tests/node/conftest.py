@@ -61,8 +61,6 @@ def served(kube: Kube, release: Helm) -> Model:
     """A ModelDeployment that serves the demo model on CPU pods, in a namespace as restricted."""
     model = Model(kube, kube.make_namespace())
     model.declare(DECLARATION.format(model=model_path()))
-    if GIVEN:
-        model.patch(router={"service": {"type": "NodePort"}})
     model.until_ready()
     return model
 
@@ -80,7 +78,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Shows with a failure what the pods have logged of note: they are gone when somebody looks."""
     report = yield
-    chat = getattr(item, "funcargs", {}).get("chat")
-    if call.when == "call" and report.failed and isinstance(chat, Model):
-        report.sections.append(("pods", chat.story()))
+    if call.when == "call" and report.failed:
+        models = [each for each in getattr(item, "funcargs", {}).values() if isinstance(each, Model)]
+        report.sections += [(f"pods of {each.name}", each.story()) for each in models]
     return report

@@ -88,8 +88,10 @@ class Model:
         self.kube, self.namespace, self.name = kube, namespace, name
 
     def declare(self, text: str) -> None:
-        """kubectl apply."""
+        """kubectl apply; this machine reaches a Service of another cluster by a port of its nodes."""
         self.kube.kubectl("apply", "--namespace", self.namespace, "--filename", "-", text=text)
+        if GIVEN:
+            self.patch(router={"service": {"type": "NodePort"}})
 
     def patch(self, **spec: Any) -> None:
         """kubectl patch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.worker.conftest import Oracle
-from tests.worker.stack import RouterEnd, RunningWorker, until
+from tests.worker.stack import DEADLINE_S, RouterEnd, RunningWorker, until
 from tests.worker.test_mixed import GREEDY
 from twolane.core.errors import Internal
 from twolane.core.request import Phase
@@ -63,3 +64,24 @@ async def test_an_engine_that_always_fails_ends_the_worker(
     with pytest.raises(Internal, match="in a row"):
         await worker.close_when_ended()
     await router.close()
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+async def test_a_step_that_fails_among_ranks_ends_the_worker_and_no_request(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch, stopping: bool
+) -> None:
+    """Another rank is gone: requests are told nothing, and routers take them elsewhere as after a crash."""
+    worker = RunningWorker(oracle.folder, "127.0.0.1:1", "mixed")
+    await worker.start()
+    router = RouterEnd(worker)
+    await router.open()
+    monkeypatch.setattr(worker.engine, "ranks", object())
+    fail_next(worker, 1, monkeypatch)
+    _, answer = await router.submit("r", [5, 6, 7], Phase.BOTH, GREEDY)
+    if stopping:
+        worker.stop.set()
+    with pytest.raises(Internal, match="ranks share"):
+        async with asyncio.timeout(DEADLINE_S):
+            await worker.close_when_ended()
+    await router.close()
+    assert (answer.over, answer.error) == (False, "")
