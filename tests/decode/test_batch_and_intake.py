@@ -94,6 +94,7 @@ def test_arriving_prompts_reserve_in_order_and_skip_what_is_cached() -> None:
     cached, big, small = sequence("cached", 8), sequence("big", 20), sequence("small", 2)
     for each in (cached, big, small):
         intake.add(Arriving(each))
+        intake.begin(0.0, "", each.request_id)
     (reserved,) = intake.reserve(0.0, [])
     assert (reserved.sequence, reserved.skip_tokens) == (cached, 8)
     # Two pages of the prompt and one for the first token to come.
@@ -111,6 +112,7 @@ def test_answers_that_may_outgrow_the_pool_wait_until_lengths_are_known() -> Non
     intake = Intake(pool, Admission(decode_by_name("past_future", settings), pool, max_rows=8))
     for index in range(2):
         intake.add(Arriving(sequence(f"first{index}", 4)))
+        intake.begin(0.0, "", f"first{index}")
     (first,) = intake.reserve(0.0, [])
     assert intake.reserve(0.0, []) == []
     for index in range(200):

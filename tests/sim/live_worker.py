@@ -31,6 +31,7 @@ from twolane.rpc.convert import sampling_to_proto
 from twolane.rpc.words import phase_to_proto
 from twolane.sim.profile import EngineProfile
 from twolane.telemetry.metrics import new_registry
+from twolane.v1 import transfer_pb2
 from twolane.v1 import worker_pb2 as pb
 from twolane.worker.admission import Limits
 from twolane.worker.cost_meter import CostMeter
@@ -140,6 +141,9 @@ class _Transfers:
         """Its peer has room at once."""
         return True
 
+    def announce(self, peer: pb.Peer, request_id: str) -> None:
+        """Its peer would be told that the prompt has begun."""
+
     def complete(self, request_id: str, n_tokens: int, generated: Sequence[int]) -> None:
         """All pages are computed."""
         self.pinned[request_id] = n_tokens
@@ -164,7 +168,10 @@ class _Transfers:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request of a replay: `cached_tokens` of its prompt are in the worker's cache."""
+    """A request of a replay: `cached_tokens` of its prompt are in the worker's cache.
+
+    Its prompt is begun elsewhere at `begun_s`; None: here, or never.
+    """
 
     name: str
     arrival_s: float
@@ -174,6 +181,7 @@ class Ask:
     ttft_ms: int = 0
     abort_s: float | None = None
     draw: float = 0.5
+    begun_s: float | None = None
 
 
 class LiveWorker:
@@ -225,7 +233,7 @@ class LiveWorker:
         limits = Limits(vocab_size=2**31, max_model_len=2**31, max_waiting=10**9)
         self.table = RequestTable(self._parts, limits, now, self._wake, metrics)
         transfers: Any = _Transfers(self, transfer_s)
-        self.table.sender = self.table.leases = transfers
+        self.table.sender = self.table.leases = self.table.wants = transfers
         self.table.transferred = lambda sequence: None
         self._steps = StepLoop(engine or _Engine(), self._parts, self.table, now, CostMeter(), metrics)  # type: ignore[arg-type]
         self._steps._thread = _StepExecutor(self.loop, None if engine else self._cost_s)  # type: ignore[assignment]
@@ -242,6 +250,9 @@ class LiveWorker:
         for number, ask in enumerate(asks):
             self._names[number] = ask.name
             self.loop.call_at(ask.arrival_s, self._submit, number, ask)
+            if ask.begun_s is not None:
+                wanted = transfer_pb2.PagesWanted(writer_id="peer", request_ids=[ask.name])
+                self.loop.call_at(ask.begun_s, self.table.wanted, wanted)
             if ask.abort_s is not None:
                 self.loop.call_at(ask.abort_s, self._abort, number)
         try:

@@ -78,3 +78,9 @@ def decode_side(
     SimWorker(0, Group.DECODE, prompts, side)
     side.host = prompts.host = host
     return side
+
+
+def wants(side: DecodeSide, request: SimRequest) -> None:
+    """A request comes whose prompt begins at once elsewhere."""
+    side.offer(request)
+    side.begun(request)

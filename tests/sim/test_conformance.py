@@ -147,7 +147,7 @@ def test_a_mixed_worker_decides_alike(policy: str, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("policy", ["past_future", "conservative"])
 def test_a_decode_worker_admits_alike(policy: str, seed: int) -> None:
-    """Prompts of others arrive, and pages are short: who is admitted when.
+    """Prompts of others arrive and begin, in another order, and pages are short: who is admitted when.
 
     Neither policy takes pages away here. Of an answer that lost its pages a live worker finds some still in
     its cache; the simulator charges all of it, so that an aggressive policy's log differs from then on.
@@ -159,6 +159,8 @@ def test_a_decode_worker_admits_alike(policy: str, seed: int) -> None:
         for one in asks(seed, count=120, rate_per_s=40.0, outputs=64)
         if one.output_tokens > 1
     ]
+    rng = np.random.default_rng(seed)
+    requests = [replace(one, begun_s=one.arrival_s + float(rng.exponential(0.5))) for one in requests]
     live = LiveWorker(
         small, by_name("fcfs"), chosen, SETTINGS, 8, Phase.DECODE, small.transfer_latency_s, page_tokens=1
     )
@@ -173,6 +175,7 @@ def test_a_decode_worker_admits_alike(policy: str, seed: int) -> None:
         made.name, made.draw, made.queued_s = one.name, one.draw, one.arrival_s
         made.source = made.target = 0
         events.at(one.arrival_s, side.offer, made)
+        events.at(one.begun_s or 0.0, side.begun, made)
     events.run()
     assert side.is_empty
     ours = [(at_s, list(decision.admit)) for at_s, decision in live.decode.log if decision.admit]

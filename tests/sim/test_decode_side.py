@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sim.one_worker import Landing, decode_side
+from tests.sim.one_worker import Landing, decode_side, wants
 from twolane.policies.decode import DecodeSettings, decode_by_name
 from twolane.sim.decode_side import DecodeSide
 from twolane.sim.events import EventQueue
@@ -74,7 +75,7 @@ def test_fast_forward_ends_every_answer_when_single_steps_do(rows: list[tuple[fl
     events = EventQueue()
     side, host = _side(events, "conservative", PROFILE, 64)
     for index, (at_s, prompt, output) in enumerate(rows):
-        events.at(at_s, side.offer, _request(index, at_s, prompt, output))
+        events.at(at_s, partial(wants, side), _request(index, at_s, prompt, output))
     events.run()
     expected = _step_by_step(rows)
     assert host.finished.keys() == expected.keys()
@@ -90,7 +91,7 @@ def test_small_memory_preempts_but_loses_nobody(rows: list[tuple[float, int, int
     events = EventQueue()
     side, host = _side(events, policy, small, 64)
     for index, (at_s, prompt, output) in enumerate(rows):
-        events.at(at_s, side.offer, _request(index, at_s, prompt, output))
+        events.at(at_s, partial(wants, side), _request(index, at_s, prompt, output))
     while events.step():
         assert side.used_tokens <= small.capacity_tokens
     assert len(host.finished) == len(rows)
@@ -107,7 +108,7 @@ def test_cancelled_answers_free_their_pages(
     side, host = _side(events, "past_future", PROFILE, 64)
     requests = [_request(index, at_s, prompt, output) for index, (at_s, prompt, output) in enumerate(rows)]
     for request, (at_s, _, _) in zip(requests, rows, strict=True):
-        events.at(at_s, side.offer, request)
+        events.at(at_s, partial(wants, side), request)
     for index, at_s in cancels.items():
         if index < len(rows) and at_s >= rows[index][0]:
             events.at(at_s, side.cancel, requests[index])
@@ -122,8 +123,8 @@ def test_the_worst_gap_is_the_longest_step_of_a_rows_life() -> None:
     events = EventQueue()
     side, _ = _side(events, "conservative", PROFILE, 64)
     first, second = _request(0, 0.0, 10, 40), _request(1, 0.05, 100_000, 10)
-    events.at(0.0, side.offer, first)
-    events.at(0.05, side.offer, second)
+    events.at(0.0, partial(wants, side), first)
+    events.at(0.05, partial(wants, side), second)
     events.run()
     longest_s = PROFILE.decode_constant_s(2) + PROFILE.decode_read_s * 100_050
     assert first.worst_gap_s == pytest.approx(longest_s, rel=1e-3)

@@ -25,35 +25,39 @@ _sym_db = _symbol_database.Default()
 from twolane.v1 import types_pb2 as twolane_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19twolane/v1/transfer.proto\x12\ntwolane.v1\x1a\x16twolane/v1/types.proto\"\xd2\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08owner_id\x18\x03 \x01(\t\x12\x19\n\x11owner_incarnation\x18\x04 \x01(\x04\x12\x11\n\twriter_id\x18\x05 \x01(\t\x12\x1a\n\x12writer_incarnation\x18\x06 \x01(\x04\x12\r\n\x05\x66\x65nce\x18\x07 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x08 \x01(\r\x12(\n\ttransport\x18\t \x01(\x0e\x32\x15.twolane.v1.Transport\"\xb0\x01\n\tPageOffer\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.twolane.v1.Lease\x12\x10\n\x08page_ids\x18\x02 \x03(\r\x12\x13\n\x0bskip_tokens\x18\x03 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x31\n\x0b\x66ingerprint\x18\x05 \x01(\x0b\x32\x1c.twolane.v1.ModelFingerprint\x12\x16\n\x0estream_address\x18\x06 \x01(\t\"\x0e\n\x0cPageOfferAck\"K\n\x11SharedMemoryRange\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x0f\n\x07offsets\x18\x02 \x03(\x04\x12\x14\n\x0clength_bytes\x18\x03 \x01(\x04\"U\n\tNixlRange\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08metadata\x18\x02 \x01(\x0c\x12\x11\n\taddresses\x18\x03 \x03(\x04\x12\x14\n\x0clength_bytes\x18\x04 \x01(\x04\"B\n\tCudaRange\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0f\n\x07offsets\x18\x02 \x03(\x04\x12\x14\n\x0clength_bytes\x18\x03 \x01(\x04\"\x9c\x02\n\x07PageRun\x12\x10\n\x08page_ids\x18\x01 \x03(\r\x12\x13\n\x0b\x66irst_layer\x18\x02 \x01(\r\x12\x10\n\x08n_layers\x18\x03 \x01(\r\x12\x10\n\x06inline\x18\x04 \x01(\x0cH\x00\x12\x36\n\rshared_memory\x18\x05 \x01(\x0b\x32\x1d.twolane.v1.SharedMemoryRangeH\x00\x12%\n\x04nixl\x18\x06 \x01(\x0b\x32\x15.twolane.v1.NixlRangeH\x00\x12\x16\n\x0cstream_bytes\x18\x08 \x01(\x04H\x00\x12%\n\x04\x63uda\x18\t \x01(\x0b\x32\x15.twolane.v1.CudaRangeH\x00\x12\x10\n\x08\x63hecksum\x18\n \x01(\x06\x42\t\n\x07payloadJ\x04\x08\x07\x10\x08R\x05\x63rc32\";\n\x08Handover\x12\x18\n\x10generated_tokens\x18\x01 \x03(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"\xa8\x01\n\x08PagePush\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x13.twolane.v1.PageRunH\x00\x12(\n\x08handover\x18\x04 \x01(\x0b\x32\x14.twolane.v1.HandoverH\x00\x12\"\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x11.twolane.v1.ErrorH\x00\x42\t\n\x07message\"A\n\x0bPagePushAck\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12 \n\x05\x65rror\x18\x02 \x01(\x0b\x32\x11.twolane.v1.Error*\x97\x01\n\tTransport\x12\x19\n\x15TRANSPORT_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRANSPORT_GRPC\x10\x01\x12\x1b\n\x17TRANSPORT_SHARED_MEMORY\x10\x02\x12\x12\n\x0eTRANSPORT_NIXL\x10\x03\x12\x11\n\rTRANSPORT_TCP\x10\x04\x12\x17\n\x13TRANSPORT_CUDA_PEER\x10\x05\x32\x83\x01\n\x0cPageTransfer\x12\x38\n\x05Offer\x12\x15.twolane.v1.PageOffer\x1a\x18.twolane.v1.PageOfferAck\x12\x39\n\x04Push\x12\x14.twolane.v1.PagePush\x1a\x17.twolane.v1.PagePushAck(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19twolane/v1/transfer.proto\x12\ntwolane.v1\x1a\x16twolane/v1/types.proto\"5\n\x0bPagesWanted\x12\x11\n\twriter_id\x18\x01 \x01(\t\x12\x13\n\x0brequest_ids\x18\x02 \x03(\t\"\x10\n\x0ePagesWantedAck\"\xd2\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08owner_id\x18\x03 \x01(\t\x12\x19\n\x11owner_incarnation\x18\x04 \x01(\x04\x12\x11\n\twriter_id\x18\x05 \x01(\t\x12\x1a\n\x12writer_incarnation\x18\x06 \x01(\x04\x12\r\n\x05\x66\x65nce\x18\x07 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x08 \x01(\r\x12(\n\ttransport\x18\t \x01(\x0e\x32\x15.twolane.v1.Transport\"\xb0\x01\n\tPageOffer\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.twolane.v1.Lease\x12\x10\n\x08page_ids\x18\x02 \x03(\r\x12\x13\n\x0bskip_tokens\x18\x03 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x31\n\x0b\x66ingerprint\x18\x05 \x01(\x0b\x32\x1c.twolane.v1.ModelFingerprint\x12\x16\n\x0estream_address\x18\x06 \x01(\t\"\x0e\n\x0cPageOfferAck\"K\n\x11SharedMemoryRange\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x0f\n\x07offsets\x18\x02 \x03(\x04\x12\x14\n\x0clength_bytes\x18\x03 \x01(\x04\"U\n\tNixlRange\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08metadata\x18\x02 \x01(\x0c\x12\x11\n\taddresses\x18\x03 \x03(\x04\x12\x14\n\x0clength_bytes\x18\x04 \x01(\x04\"B\n\tCudaRange\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0f\n\x07offsets\x18\x02 \x03(\x04\x12\x14\n\x0clength_bytes\x18\x03 \x01(\x04\"\x9c\x02\n\x07PageRun\x12\x10\n\x08page_ids\x18\x01 \x03(\r\x12\x13\n\x0b\x66irst_layer\x18\x02 \x01(\r\x12\x10\n\x08n_layers\x18\x03 \x01(\r\x12\x10\n\x06inline\x18\x04 \x01(\x0cH\x00\x12\x36\n\rshared_memory\x18\x05 \x01(\x0b\x32\x1d.twolane.v1.SharedMemoryRangeH\x00\x12%\n\x04nixl\x18\x06 \x01(\x0b\x32\x15.twolane.v1.NixlRangeH\x00\x12\x16\n\x0cstream_bytes\x18\x08 \x01(\x04H\x00\x12%\n\x04\x63uda\x18\t \x01(\x0b\x32\x15.twolane.v1.CudaRangeH\x00\x12\x10\n\x08\x63hecksum\x18\n \x01(\x06\x42\t\n\x07payloadJ\x04\x08\x07\x10\x08R\x05\x63rc32\";\n\x08Handover\x12\x18\n\x10generated_tokens\x18\x01 \x03(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"\xa8\x01\n\x08PagePush\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\"\n\x03run\x18\x03 \x01(\x0b\x32\x13.twolane.v1.PageRunH\x00\x12(\n\x08handover\x18\x04 \x01(\x0b\x32\x14.twolane.v1.HandoverH\x00\x12\"\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x11.twolane.v1.ErrorH\x00\x42\t\n\x07message\"A\n\x0bPagePushAck\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12 \n\x05\x65rror\x18\x02 \x01(\x0b\x32\x11.twolane.v1.Error*\x97\x01\n\tTransport\x12\x19\n\x15TRANSPORT_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRANSPORT_GRPC\x10\x01\x12\x1b\n\x17TRANSPORT_SHARED_MEMORY\x10\x02\x12\x12\n\x0eTRANSPORT_NIXL\x10\x03\x12\x11\n\rTRANSPORT_TCP\x10\x04\x12\x17\n\x13TRANSPORT_CUDA_PEER\x10\x05\x32\xc0\x01\n\x0cPageTransfer\x12;\n\x04Want\x12\x17.twolane.v1.PagesWanted\x1a\x1a.twolane.v1.PagesWantedAck\x12\x38\n\x05Offer\x12\x15.twolane.v1.PageOffer\x1a\x18.twolane.v1.PageOfferAck\x12\x39\n\x04Push\x12\x14.twolane.v1.PagePush\x1a\x17.twolane.v1.PagePushAck(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'twolane.v1.transfer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSPORT']._serialized_start=1292
-  _globals['_TRANSPORT']._serialized_end=1443
-  _globals['_LEASE']._serialized_start=66
-  _globals['_LEASE']._serialized_end=276
-  _globals['_PAGEOFFER']._serialized_start=279
-  _globals['_PAGEOFFER']._serialized_end=455
-  _globals['_PAGEOFFERACK']._serialized_start=457
-  _globals['_PAGEOFFERACK']._serialized_end=471
-  _globals['_SHAREDMEMORYRANGE']._serialized_start=473
-  _globals['_SHAREDMEMORYRANGE']._serialized_end=548
-  _globals['_NIXLRANGE']._serialized_start=550
-  _globals['_NIXLRANGE']._serialized_end=635
-  _globals['_CUDARANGE']._serialized_start=637
-  _globals['_CUDARANGE']._serialized_end=703
-  _globals['_PAGERUN']._serialized_start=706
-  _globals['_PAGERUN']._serialized_end=990
-  _globals['_HANDOVER']._serialized_start=992
-  _globals['_HANDOVER']._serialized_end=1051
-  _globals['_PAGEPUSH']._serialized_start=1054
-  _globals['_PAGEPUSH']._serialized_end=1222
-  _globals['_PAGEPUSHACK']._serialized_start=1224
-  _globals['_PAGEPUSHACK']._serialized_end=1289
-  _globals['_PAGETRANSFER']._serialized_start=1446
-  _globals['_PAGETRANSFER']._serialized_end=1577
+  _globals['_TRANSPORT']._serialized_start=1365
+  _globals['_TRANSPORT']._serialized_end=1516
+  _globals['_PAGESWANTED']._serialized_start=65
+  _globals['_PAGESWANTED']._serialized_end=118
+  _globals['_PAGESWANTEDACK']._serialized_start=120
+  _globals['_PAGESWANTEDACK']._serialized_end=136
+  _globals['_LEASE']._serialized_start=139
+  _globals['_LEASE']._serialized_end=349
+  _globals['_PAGEOFFER']._serialized_start=352
+  _globals['_PAGEOFFER']._serialized_end=528
+  _globals['_PAGEOFFERACK']._serialized_start=530
+  _globals['_PAGEOFFERACK']._serialized_end=544
+  _globals['_SHAREDMEMORYRANGE']._serialized_start=546
+  _globals['_SHAREDMEMORYRANGE']._serialized_end=621
+  _globals['_NIXLRANGE']._serialized_start=623
+  _globals['_NIXLRANGE']._serialized_end=708
+  _globals['_CUDARANGE']._serialized_start=710
+  _globals['_CUDARANGE']._serialized_end=776
+  _globals['_PAGERUN']._serialized_start=779
+  _globals['_PAGERUN']._serialized_end=1063
+  _globals['_HANDOVER']._serialized_start=1065
+  _globals['_HANDOVER']._serialized_end=1124
+  _globals['_PAGEPUSH']._serialized_start=1127
+  _globals['_PAGEPUSH']._serialized_end=1295
+  _globals['_PAGEPUSHACK']._serialized_start=1297
+  _globals['_PAGEPUSHACK']._serialized_end=1362
+  _globals['_PAGETRANSFER']._serialized_start=1519
+  _globals['_PAGETRANSFER']._serialized_end=1711
 # @@protoc_insertion_point(module_scope)

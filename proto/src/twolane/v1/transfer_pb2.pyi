@@ -55,6 +55,51 @@ TRANSPORT_CUDA_PEER: Transport.ValueType  # 5
 Global___Transport: _TypeAlias = Transport  # noqa: Y015
 
 @_typing.final
+class PagesWanted(_message.Message):
+    """Prompts that begin to be computed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    writer_id: _builtins.str
+    """Who computes them."""
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their requests, in order."""
+
+    def __init__(
+        self,
+        *,
+        writer_id: _builtins.str = ...,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids", "writer_id", b"writer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PagesWanted: _TypeAlias = PagesWanted  # noqa: Y015
+
+@_typing.final
+class PagesWantedAck(_message.Message):
+    """It is noted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PagesWantedAck: _TypeAlias = PagesWantedAck  # noqa: Y015
+
+@_typing.final
 class Lease(_message.Message):
     """The right to fill given pages of one worker."""
 

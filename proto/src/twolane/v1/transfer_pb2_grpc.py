@@ -35,6 +35,11 @@ class PageTransferStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Want = channel.unary_unary(
+                '/twolane.v1.PageTransfer/Want',
+                request_serializer=twolane_dot_v1_dot_transfer__pb2.PagesWanted.SerializeToString,
+                response_deserializer=twolane_dot_v1_dot_transfer__pb2.PagesWantedAck.FromString,
+                _registered_method=True)
         self.Offer = channel.unary_unary(
                 '/twolane.v1.PageTransfer/Offer',
                 request_serializer=twolane_dot_v1_dot_transfer__pb2.PageOffer.SerializeToString,
@@ -50,6 +55,15 @@ class PageTransferStub:
 class PageTransferServicer:
     """Served by every worker.
     """
+
+    def Want(self, request, context):
+        """Prefill worker to decode worker: the first chunks of these prompts are about to be computed.
+        Pages go to requests in this order. Comes before or after the decode worker learns of a
+        request from the router. A decode worker that lacks the call reserves without it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Offer(self, request, context):
         """Decode worker to prefill worker: these pages of mine are yours to fill. Comes before or
@@ -70,6 +84,11 @@ class PageTransferServicer:
 
 def add_PageTransferServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Want': grpc.unary_unary_rpc_method_handler(
+                    servicer.Want,
+                    request_deserializer=twolane_dot_v1_dot_transfer__pb2.PagesWanted.FromString,
+                    response_serializer=twolane_dot_v1_dot_transfer__pb2.PagesWantedAck.SerializeToString,
+            ),
             'Offer': grpc.unary_unary_rpc_method_handler(
                     servicer.Offer,
                     request_deserializer=twolane_dot_v1_dot_transfer__pb2.PageOffer.FromString,
@@ -91,6 +110,33 @@ def add_PageTransferServicer_to_server(servicer, server):
 class PageTransfer:
     """Served by every worker.
     """
+
+    @staticmethod
+    def Want(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/twolane.v1.PageTransfer/Want',
+            twolane_dot_v1_dot_transfer__pb2.PagesWanted.SerializeToString,
+            twolane_dot_v1_dot_transfer__pb2.PagesWantedAck.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Offer(request,

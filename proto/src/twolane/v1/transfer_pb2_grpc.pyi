@@ -33,6 +33,11 @@ class PageTransferStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PageTransferAsyncStub: ...
+    Want: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.PagesWanted, _transfer_pb2.PagesWantedAck]
+    """Prefill worker to decode worker: the first chunks of these prompts are about to be computed.
+    Pages go to requests in this order. Comes before or after the decode worker learns of a
+    request from the router. A decode worker that lacks the call reserves without it.
+    """
     Offer: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.PageOffer, _transfer_pb2.PageOfferAck]
     """Decode worker to prefill worker: these pages of mine are yours to fill. Comes before or
     after the prefill worker learns of the request from the router.
@@ -47,6 +52,11 @@ class PageTransferAsyncStub(PageTransferStub):
     """Served by every worker."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Want: _aio.UnaryUnaryMultiCallable[_transfer_pb2.PagesWanted, _transfer_pb2.PagesWantedAck]  # type: ignore[assignment]
+    """Prefill worker to decode worker: the first chunks of these prompts are about to be computed.
+    Pages go to requests in this order. Comes before or after the decode worker learns of a
+    request from the router. A decode worker that lacks the call reserves without it.
+    """
     Offer: _aio.UnaryUnaryMultiCallable[_transfer_pb2.PageOffer, _transfer_pb2.PageOfferAck]  # type: ignore[assignment]
     """Decode worker to prefill worker: these pages of mine are yours to fill. Comes before or
     after the prefill worker learns of the request from the router.
@@ -58,6 +68,17 @@ class PageTransferAsyncStub(PageTransferStub):
 
 class PageTransferServicer(metaclass=_abc_1.ABCMeta):
     """Served by every worker."""
+
+    @_abc_1.abstractmethod
+    def Want(
+        self,
+        request: _transfer_pb2.PagesWanted,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transfer_pb2.PagesWantedAck, _abc.Awaitable[_transfer_pb2.PagesWantedAck]]:
+        """Prefill worker to decode worker: the first chunks of these prompts are about to be computed.
+        Pages go to requests in this order. Comes before or after the decode worker learns of a
+        request from the router. A decode worker that lacks the call reserves without it.
+        """
 
     @_abc_1.abstractmethod
     def Offer(

@@ -53,7 +53,8 @@ class DecodeView:
 
     Attributes:
         rows: requests that hold pages, in order of admission.
-        waiting: requests that want in, first come first; held_tokens is what they need at once.
+        waiting: requests that want in: first those whose prompts are computed or being computed, in the
+            order in which that began, then the others as they came; held_tokens is what they need at once.
         capacity_tokens: tokens that all pages hold.
         max_rows: rows of a batch at most.
         other_tokens: tokens in pages that can't be used (cached prefixes in use elsewhere).
@@ -61,6 +62,9 @@ class DecodeView:
         memory: the policy's state as it returned it last; None at the start.
         held_tokens: sum of held_tokens over the rows; None: not counted, add it up.
         left_tokens: sum of max_tokens − generated_tokens over the rows; None: not counted, add it up.
+        begun: how many of those that wait have begun to be computed; None: all.
+        early_rows: how many rows have pages though nobody has begun to compute their prompts.
+        longest_tokens: what the longest prompt that may come needs at once.
     """
 
     rows: Sequence[DecodeRow]
@@ -72,6 +76,9 @@ class DecodeView:
     memory: Any = None
     held_tokens: int | None = None
     left_tokens: int | None = None
+    begun: int | None = None
+    early_rows: int = 0
+    longest_tokens: int = 0
 
     def held(self) -> int:
         """Tokens that the rows hold."""
@@ -84,6 +91,29 @@ class DecodeView:
         if self.left_tokens is not None:
             return self.left_tokens
         return sum(_most_left(row) for row in self.rows)
+
+    def in_turn(self, position: int, held_tokens: int, settings: DecodeSettings) -> bool:
+        """Whether the waiting request at a position may be admitted after those before it.
+
+        With it the rows would hold so many tokens.
+
+        One that has begun may. The pages of another would be missed by those that begin before it, so that
+        it gets them only while there is room for all.
+        """
+        rows = len(self.rows) + position
+        if self.begun is None or position < self.begun:
+            return rows - self.early_rows < self.max_rows
+        limit = settings.early_tokens(self.capacity_tokens, self.longest_tokens)
+        return rows < self.max_rows and held_tokens + self.other_tokens <= limit
+
+    def alone(self) -> bool:
+        """Whether the first that waits must be admitted if it fits: nothing else that has begun is here.
+
+        Whatever is predicted; or it would wait for ever.
+        """
+        if not self.waiting or self.begun == 0 or len(self.rows) > self.early_rows:
+            return False
+        return self.held() + self.waiting[0].held_tokens <= self.capacity_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +133,11 @@ class DecodePolicy(Protocol):
         """The name under which `decode_by_name` builds it."""
         ...
 
+    @property
+    def settings(self) -> DecodeSettings:
+        """Its settings."""
+        ...
+
     def decide(self, now_s: float, view: DecodeView) -> DecodeDecision:
         """Decides before a step; never both admits and preempts."""
         ...
@@ -118,6 +153,7 @@ class DecodeSettings:
         samples: predictions of the batch at most, the largest peak counts.
         use_limit: share of the capacity up to which Aggressive admits.
         window: finished answers remembered.
+        early_share: share of the capacity up to which prompts get pages that nobody has begun to compute.
     """
 
     max_output_tokens: int = 4096
@@ -125,6 +161,15 @@ class DecodeSettings:
     samples: int = 5
     use_limit: float = 0.95
     window: int = DEFAULT_WINDOW
+    early_share: float = 0.25
+
+    def early_tokens(self, capacity_tokens: int, longest_tokens: int) -> float:
+        """Tokens up to which pages are given to prompts that nobody has begun to compute.
+
+        Beside them there is room for the longest prompt. Otherwise one that is computed could wait for the
+        pages of one that its own worker, full of such, can't begin.
+        """
+        return min(self.early_share * capacity_tokens, capacity_tokens - longest_tokens)
 
 
 def future_peak(rows: Iterable[tuple[int, int]]) -> int:
@@ -164,19 +209,17 @@ class PastFuture:
 
     def _admit(self, view: DecodeView, history: LengthHistory, limit: float) -> tuple[str, ...]:
         held, worst = view.held(), view.held() + view.left()
-        room = view.max_rows - len(view.rows)
         admitted: list[DecodeRow] = []
-        for head in view.waiting:
+        for position, head in enumerate(view.waiting):
             held += head.held_tokens
             worst += head.held_tokens + _most_left(head)
-            if len(admitted) >= room or held >= limit:
+            if held >= limit or not view.in_turn(position, held, self.settings):
                 break
             # Only when the batch would not fit with every answer at its limit is a prediction needed.
             if worst >= limit and not self._fits([*view.rows, *admitted, head], history, limit):
                 break
             admitted.append(head)
-        # A request alone on the worker is admitted whatever is predicted, or it would wait for ever.
-        if not admitted and not view.rows and view.waiting[0].held_tokens <= view.capacity_tokens:
+        if not admitted and view.alone():
             admitted.append(view.waiting[0])
         return tuple(head.request_id for head in admitted)
 
@@ -212,7 +255,7 @@ class Conservative:
         if preempt:
             return DecodeDecision(preempt=preempt)
         limit = view.capacity_tokens - view.other_tokens
-        return DecodeDecision(_admit_while(view, limit, _most_left, view.left()))
+        return DecodeDecision(_admit_while(view, limit, _most_left, view.left(), self.settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +272,7 @@ class Aggressive:
         if preempt:
             return DecodeDecision(preempt=preempt)
         limit = self.settings.use_limit * view.capacity_tokens - view.other_tokens
-        return DecodeDecision(_admit_while(view, limit, lambda row: 1, len(view.rows)))
+        return DecodeDecision(_admit_while(view, limit, lambda row: 1, len(view.rows), self.settings))
 
 
 def _most_left(row: DecodeRow) -> int:
@@ -237,15 +280,21 @@ def _most_left(row: DecodeRow) -> int:
 
 
 def _admit_while(
-    view: DecodeView, limit: float, left: Callable[[DecodeRow], int], rows_left: int
+    view: DecodeView,
+    limit: float,
+    left: Callable[[DecodeRow], int],
+    rows_left: int,
+    settings: DecodeSettings,
 ) -> tuple[str, ...]:
     """Admits from the head while held tokens plus those `left` to come stay within the limit."""
-    claimed = view.held() + rows_left
+    held = view.held()
+    claimed = held + rows_left
     admitted: list[str] = []
-    for head in view.waiting:
+    for position, head in enumerate(view.waiting):
+        held += head.held_tokens
         claimed += head.held_tokens + left(head)
-        alone = not view.rows and not admitted and head.held_tokens <= view.capacity_tokens
-        if len(view.rows) + len(admitted) >= view.max_rows or (claimed > limit and not alone):
+        fits = claimed <= limit or (not admitted and view.alone())
+        if not fits or not view.in_turn(position, held, settings):
             break
         admitted.append(head.request_id)
     return tuple(admitted)

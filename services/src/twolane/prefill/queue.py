@@ -62,11 +62,13 @@ class PrefillBatch:
         chunks: prompts with the tokens of each to compute.
         wake_s: ask again at this time at the latest; None: when something changes.
         whole: all that the policy asked for is in it, so that its time tells the policy something.
+        begun: those of its prompts that begin with it.
     """
 
     chunks: tuple[tuple[Prompt, int], ...] = ()
     wake_s: float | None = None
     whole: bool = True
+    begun: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class PrefillQueue:
         self._pool = pool
         self._settings = settings
         self._prompts: dict[str, Prompt] = {}
+        self._owed: set[str] = set()
         self._memory: Any = None
         self._last_batch_s: float | None = None
         self._last_lane: Lane | None = None
@@ -109,13 +112,20 @@ class PrefillQueue:
         prompt.cached_tokens = self._pool.peek(prompt.usable) * page_tokens
         prompt.lane = lane_of(len(sequence.tokens) - prompt.cached_tokens, self.boundary_tokens)
         if front:
+            self._owed.add(sequence.request_id)
             self._prompts = {sequence.request_id: prompt, **self._prompts}
         else:
             self._prompts[sequence.request_id] = prompt
 
     def remove(self, request_id: str) -> Prompt | None:
         """Takes a prompt out; its pages stay with its sequence."""
+        self._owed.discard(request_id)
         return self._prompts.pop(request_id, None)
+
+    @property
+    def owes(self) -> bool:
+        """Whether an answer that lost its pages waits for others: nobody else may take any before."""
+        return bool(self._owed)
 
     @property
     def boundary_tokens(self) -> int:
@@ -171,14 +181,17 @@ class PrefillQueue:
         decision = self.policy.decide(now_s, view)
         self._memory = decision.memory
         self._last_batch_s = None
-        chunks = []
+        chunks, begun = [], []
         for chunk in decision.chunks:
             prompt = self._prompts[chunk.request_id]
-            if not prompt.started and not self._start(prompt):
-                break
+            if not prompt.started:
+                if not self._start(prompt):
+                    break
+                begun.append(prompt)
             # The cache may hold more than when the policy looked.
             chunks.append((prompt, min(chunk.tokens, prompt.remaining_tokens)))
-        return PrefillBatch(tuple(chunks), decision.wake_s, whole=len(chunks) == len(decision.chunks))
+        whole = len(chunks) == len(decision.chunks)
+        return PrefillBatch(tuple(chunks), decision.wake_s, whole, tuple(begun))
 
     def _view_of(self, prompt: Prompt) -> WaitingPrefill:
         done = prompt.sequence.n_computed if prompt.started else prompt.cached_tokens
@@ -204,6 +217,7 @@ class PrefillQueue:
         sequence.n_computed = prompt.cached_tokens = len(found) * page_tokens
         prompt.published = len(found)
         prompt.started = True
+        self._owed.discard(sequence.request_id)
         return True
 
     def _publish(self, prompt: Prompt) -> None:

@@ -157,7 +157,7 @@ class Simulation:
         request.prefilled = False
         request.queued_s = self.events.now_s
         self.groups.note_prompt(lane, request)
-        # Both halves are submitted at once: pages are reserved while the prompt waits and is computed.
+        # Both halves are submitted at once.
         if not request.skips and request.generated_tokens + 1 < request.output_tokens:
             target.decode.offer(request)
         worker.prefill.add(request)
@@ -195,6 +195,11 @@ class Simulation:
         self.workers[request.source].prefill.remove(request.name)
 
     # Prefill host
+
+    def prefill_begun(self, request: SimRequest, side: PrefillSide) -> None:
+        """Its decode worker may give it pages now, in the order in which prompts begin."""
+        if request.target != side.index:
+            self.workers[request.target].decode.begun(request)
 
     def prefill_finished(self, request: SimRequest, side: PrefillSide) -> None:
         """Gives the first token to the client and the pages to the decode worker."""

@@ -42,9 +42,19 @@ class Rows(Sequence[DecodeRow]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self._side.row_of(request) for request in self._requests[index]]
-        return self._side.row_of(self._requests[index])
+            return [self._row(request) for request in self._requests[index]]
+        return self._row(self._requests[index])
 
     def __iter__(self) -> Iterator[DecodeRow]:
-        row_of = self._side.row_of
-        return (row_of(request) for request in self._requests)
+        return (self._row(request) for request in self._requests)
+
+    def _row(self, request: SimRequest) -> DecodeRow:
+        side = self._side
+        if request.name in side.running:
+            done = side.done_tokens(request) + side.ahead
+            held = request.prompt_tokens + 1 + done - request.generated_tokens - side.spare
+        else:
+            # What another worker has drawn is known here once it lands.
+            done = request.max_tokens - request.left_tokens if request.name in side.holders else 0
+            held = request.prompt_tokens + 1
+        return DecodeRow(request.name, held, done, request.max_tokens, request.draw)

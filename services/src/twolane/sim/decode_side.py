@@ -11,9 +11,10 @@ from heapq import heappop, heappush
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from twolane.policies.decode import DecodeDecision, DecodePolicy, DecodeRow, DecodeView, FinishedAnswer
+from twolane.policies.decode import DecodeDecision, DecodePolicy, DecodeView, FinishedAnswer
 from twolane.sim.decode_rows import DecodeHost, Rows
 from twolane.sim.events import EventQueue
+from twolane.sim.page_queue import PageQueue
 from twolane.sim.profile import EngineProfile
 from twolane.sim.prompt_pages import PromptPages
 from twolane.sim.request import SimRequest
@@ -32,13 +33,14 @@ class DecodeSide:
     """Batch, reservations and admission of one worker.
 
     Attributes:
-        waiting: requests that have no pages yet.
+        waiting: requests that have no pages yet, in order.
         holders: requests with pages, reserved (in transfer) or running, in order of admission.
         running: those whose answers grow, in the order in which they joined.
         joining: those that join at the next step.
         left_tokens: answer tokens that the holders may still generate at most.
         pages: those of prompts.
         ask_every: steps at most between two questions to the policy while requests wait.
+        ahead, spare: tokens that every row of a view has grown since the last change, without a page of them.
     """
 
     def __init__(
@@ -48,34 +50,31 @@ class DecodeSide:
         self.prompts: PrefillSide | None = None
         self.tally = Tally()
         self.index = 0
-        self.waiting: list[SimRequest] = []
+        self.waiting = PageQueue()
         self.holders: dict[str, SimRequest] = {}
         self.running: dict[str, SimRequest] = {}
         self.joining: list[SimRequest] = []
         self.memory: Any = None
         self.decisions: list[tuple[float, DecodeDecision]] | None = None
-        self.steps = 0
+        self.steps = self.preemptions = 0
         self.held_tokens = self.reserved_tokens = self.left_tokens = 0
         self.pages = PromptPages()
-        self.preemptions = 0
-        self.busy_s = 0.0
         self.is_settling = False
         self.ask_every = ASK_EVERY
-        self._ahead = self._spare = 0
+        self.ahead = self.spare = 0
         self._events = events
         self._profile = profile
         self._policy = policy
+        # The cluster cuts prompts to half the capacity; one that is computed again has an answer behind it.
+        self._longest_tokens = profile.capacity_tokens // 2 + policy.settings.max_output_tokens + 1
+        self._early_tokens = policy.settings.early_tokens(profile.capacity_tokens, self._longest_tokens)
         self._max_rows = max_rows
         self._finished: list[FinishedAnswer] = []
         self._leaving: list[SimRequest] = []
         self._ends: list[tuple[int, int, int, SimRequest]] = []
-        self._segment_start_s = 0.0
-        self._constant_s = 0.0
-        self._planned = 0
-        self._version = 0
-        self._cut_pending = False
-        self._mixed = False
-        self._segment = 0
+        self.busy_s = self._segment_start_s = self._constant_s = 0.0
+        self._planned = self._version = self._segment = 0
+        self._cut_pending = self._mixed = False
         self._gaps = StepGaps()
 
     @property
@@ -88,17 +87,6 @@ class DecodeSide:
         """Whether nothing runs, is reserved or waits."""
         return not self.holders and not self.waiting
 
-    def row_of(self, request: SimRequest) -> DecodeRow:
-        """The request as the policy sees it."""
-        if request.name in self.running:
-            done = self._done(request) + self._ahead
-            held = request.prompt_tokens + 1 + done - request.generated_tokens - self._spare
-        else:
-            # What another worker has drawn is known here once it lands.
-            done = request.max_tokens - request.left_tokens if request.name in self.holders else 0
-            held = request.prompt_tokens + 1
-        return DecodeRow(request.name, held, done, request.max_tokens, request.draw)
-
     # Pages of prompts
 
     def take(self, name: str, tokens: int) -> bool:
@@ -106,6 +94,7 @@ class DecodeSide:
         if tokens > self._profile.capacity_tokens - self.used_tokens:
             return False
         self.pages.take(name, tokens)
+        self.waiting.owed.discard(name)
         return True
 
     def give_back(self, name: str) -> None:
@@ -118,12 +107,24 @@ class DecodeSide:
     # Requests that come and go
 
     def offer(self, request: SimRequest) -> None:
-        """Asks for pages for a prompt that another worker computes."""
-        self.waiting.append(request)
+        """Another worker is to compute a prompt: pages will be wanted, and may be had early."""
+        self.waiting.early[request.name] = request
+        self._admit_soon()
+
+    def begun(self, request: SimRequest) -> None:
+        """Another worker has begun to compute a prompt: now its pages are wanted."""
+        if self.waiting.begin(request):
+            self._admit_soon()
+
+    def _admit_soon(self) -> None:
         self.admit()
-        if self.waiting:
+        if self._wants():
             # From now on the policy is asked again between steps.
             self.cut()
+
+    def _wants(self) -> bool:
+        """Whether the policy may have somebody to admit."""
+        return self.waiting.wants(has_room=self.used_tokens <= self._early_tokens)
 
     def landed(self, arrival: tuple[SimRequest, int]) -> None:
         """The pages of (request, lease) are here: the row joins at the next step.
@@ -145,6 +146,7 @@ class DecodeSide:
         left_tokens = request.max_tokens - request.generated_tokens
         self.left_tokens += left_tokens - request.left_tokens
         request.left_tokens = left_tokens
+        self.waiting.held_early.discard(request.name)
         self.joining.append(request)
         if self.running:
             self.cut()
@@ -153,8 +155,8 @@ class DecodeSide:
 
     def cancel(self, request: SimRequest) -> None:
         """Frees a request's pages or place in the queue, wherever it is; a step that runs goes on."""
-        if request in self.waiting:
-            self.waiting.remove(request)
+        if self.waiting.remove(request.name):
+            self.admit()
         elif request.name in self.running:
             self._leaving.append(request)
             self.cut()
@@ -178,22 +180,25 @@ class DecodeSide:
 
     def admit(self) -> None:
         """Lets the policy reserve pages for waiting requests."""
-        if not self.waiting:
+        if not self._wants():
             return
         # Between steps a row's newest token has no page yet; within one it has.
-        self._spare = 1 if self.is_settling else 0
-        self._ahead = 0 if self.is_settling else self._elapsed_steps()
-        grown = len(self.running) * (self._ahead - self._spare)
+        self.spare = 1 if self.is_settling else 0
+        self.ahead = 0 if self.is_settling else self._elapsed_steps()
+        grown = len(self.running) * (self.ahead - self.spare)
         view = DecodeView(
             rows=Rows(list(self.holders.values()), self),
-            waiting=Rows(self.waiting, self),
+            waiting=Rows(list(self.waiting), self),
             capacity_tokens=self._profile.capacity_tokens,
             max_rows=self._max_rows,
             other_tokens=self.pages.taken_tokens,
             finished=tuple(self._finished),
             memory=self.memory,
             held_tokens=self.held_tokens + self.reserved_tokens + grown,
-            left_tokens=self.left_tokens - len(self.running) * self._ahead,
+            left_tokens=self.left_tokens - len(self.running) * self.ahead,
+            begun=len(self.waiting.begun),
+            early_rows=len(self.waiting.held_early),
+            longest_tokens=self._longest_tokens,
         )
         self._finished.clear()
         decision = self._policy.decide(self._events.now_s, view)
@@ -201,12 +206,10 @@ class DecodeSide:
         if self.decisions is not None:
             self.decisions.append((self._events.now_s, decision))
         for name in decision.admit:
-            request = self.waiting[0]
-            if request.name != name:
-                raise RuntimeError(f"policy {self._policy.name} admitted out of order")
+            request = next(iter(self.waiting))
             if request.prompt_tokens + 1 > self._profile.capacity_tokens - self.used_tokens - grown:
                 return
-            self.waiting.pop(0)
+            self.waiting.pop(name)
             request.lease += 1
             # As its worker sees it: tokens of an earlier life are part of the prompt.
             self._reserve(request, request.max_tokens - (request.prompt_tokens - request.asked_tokens))
@@ -216,6 +219,7 @@ class DecodeSide:
     def _preempt(self, request: SimRequest) -> None:
         self.preemptions += 1
         self._drop(request)
+        self.waiting.owed.add(request.name)
         request.replays += 1
         if self.host is not None:
             self.host.decode_preempted(request, self)
@@ -230,13 +234,14 @@ class DecodeSide:
     def _unreserve(self, request: SimRequest) -> None:
         """Gives the pages of a row that has not joined back."""
         del self.holders[request.name]
+        self.waiting.held_early.discard(request.name)
         self.reserved_tokens -= request.prompt_tokens + 1
         self.left_tokens -= request.left_tokens
         self.joining = [other for other in self.joining if other is not request]
 
     # Steps
 
-    def _done(self, request: SimRequest) -> int:
+    def done_tokens(self, request: SimRequest) -> int:
         """Answer tokens of a running row, at the last finished step."""
         return request.generated_tokens + self.steps - request.joined_step
 
@@ -311,7 +316,7 @@ class DecodeSide:
 
     def _drop(self, request: SimRequest) -> None:
         """Takes a running row out and books its tokens and gaps."""
-        done = self._done(request)
+        done = self.done_tokens(request)
         grown = done - request.generated_tokens
         self.held_tokens -= request.prompt_tokens + 1 + grown
         self.left_tokens -= request.max_tokens - done
@@ -354,7 +359,7 @@ class DecodeSide:
         elif rows:
             # The policy of the prompts that wait is asked before every step.
             most = 1 if prompts is not None and prompts.prompts else self._steps_to_change(rows)
-            self._plan(min(most, self.ask_every) if self.waiting else most)
+            self._plan(min(most, self.ask_every) if self._wants() else most)
         elif self.is_empty and self.host is not None:
             self.host.decode_idle(self)
 

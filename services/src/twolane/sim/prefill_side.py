@@ -29,6 +29,9 @@ PINNED_SHARE = 0.5
 class PrefillHost(Protocol):
     """What the cluster does when prompts advance."""
 
+    def prefill_begun(self, request: SimRequest, side: PrefillSide) -> None:
+        """The first chunk of the prompt runs."""
+
     def prefill_finished(self, request: SimRequest, side: PrefillSide) -> None:
         """The prompt is computed and its first token sampled."""
 
@@ -76,6 +79,7 @@ class PrefillSide:
         self._fitting = policy if isinstance(policy, FitsBoundary) else None
         self._noise = noise
         self._started: set[str] = set()
+        self._fresh: list[SimRequest] = []
         self._stale: set[str] = set()
         self._costs: dict[str, float] = {}
         self._last_s: float | None = None
@@ -228,6 +232,7 @@ class PrefillSide:
             if answers is not None and not answers.take(name, self.requests[name].prompt_tokens):
                 return chunks[:position]
             started.add(name)
+            self._fresh.append(self.requests[name])
         return chunks
 
     def run_alone(self, chunks: tuple[Chunk, ...]) -> None:
@@ -247,6 +252,10 @@ class PrefillSide:
         self.busy_s += seconds
         self.batches += 1
         self.busy_until_s = self._events.now_s + seconds
+        fresh, self._fresh = self._fresh, []
+        if self.host is not None:
+            for request in fresh:
+                self.host.prefill_begun(request, self)
         return seconds
 
     def _end(self, epoch: int) -> None:

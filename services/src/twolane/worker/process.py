@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import operator
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -53,8 +54,10 @@ from twolane.worker.metrics import WorkerMetrics
 from twolane.worker.parity import ParityProbe
 from twolane.worker.ranks import place, sharded_store
 from twolane.worker.service import Books, PageTransferService, WorkerService, drain
+from twolane.worker.step_log import StepLog
 from twolane.worker.step_loop import StepLoop
 from twolane.worker.table import Parts, RequestTable
+from twolane.worker.wants import Wants
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +190,8 @@ class WorkerProcess:
         )
         policy = by_name(config.scheduler, settings)
         prefill = PrefillQueue(policy, engine.pool, settings)
-        admission = Admission(decode_by_name(config.decode_policy), engine.pool, config.max_decode_rows)
+        decode_policy, longest = decode_by_name(config.decode_policy), engine.fingerprint.max_model_len
+        admission = Admission(decode_policy, engine.pool, config.max_decode_rows, longest)
         self._parts = Parts(
             engine.pool,
             prefill,
@@ -199,6 +203,8 @@ class WorkerProcess:
         self._table = RequestTable(self._parts, limits, time.monotonic, self._wake, self._metrics)
         self._meter = CostMeter()
         self._steps = StepLoop(engine, self._parts, self._table, time.monotonic, self._meter, self._metrics)
+        if config.step_log_dir is not None:
+            self._steps.log = StepLog(config.step_log_dir / f"{config.role}-{os.getpid()}.csv")
 
     def _build_transfers(self) -> None:
         fingerprint, table = self._engine.fingerprint, self._table
@@ -226,7 +232,8 @@ class WorkerProcess:
         announced = fingerprint_to_proto(fingerprint)
         self._leases = Leases(self._broker, self.identity, self._landing, announced, time.monotonic)
         self._leases.tls = self._tls
-        table.sender, table.leases = self._sender, self._leases
+        self._wants = Wants(self.identity, self._tls, table.transfer_failed)
+        table.sender, table.leases, table.wants = self._sender, self._leases, self._wants
         self._steps.hold_back = self._too_many_pinned
         idle = functools.partial(operator.not_, self._parts.prefill)
         self._probe = ParityProbe(self._config.parity_share, idle, table.submit, self._registry)
@@ -266,7 +273,9 @@ class WorkerProcess:
             lambda: books.inspect(self._landing.books() + self._sender.books()),
         )
         worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._rpc.aio)
-        pages = PageTransferService(self._table.offered, self._landing, self._engine.fingerprint)
+        pages = PageTransferService(
+            self._table.offered, self._table.wanted, self._landing, self._engine.fingerprint
+        )
         transfer_pb2_grpc.add_PageTransferServicer_to_server(pages, self._rpc.aio)
         self._rpc.add("twolane.v1.Worker", "twolane.v1.PageTransfer")
 
@@ -334,6 +343,7 @@ class WorkerProcess:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._membership.leave()
+        await self._wants.close()
         await self._leases.close()
         await self._sender.close()
         await self._streams.stop()

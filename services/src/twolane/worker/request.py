@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ from twolane.engine.sequence import Sampled, Sequence
 from twolane.prefill.queue import Prompt
 from twolane.rpc.convert import error_to_proto, logprob_to_proto
 from twolane.rpc.words import finish_reason_to_proto
+from twolane.telemetry.logs import request_id_var
 from twolane.v1 import worker_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 
 class State(Enum):
@@ -117,6 +121,21 @@ class Request:
     def emit_handed_over(self) -> None:
         """Reports that the pages have landed at the peer."""
         self.outbox.add(pb.RequestEvent(stream_id=self.stream_id, handed_over=True))
+
+    def log_end(self, seconds: float, outcome: str, error: TwolaneError | None) -> None:
+        """Notes in the log how it ended, so many seconds after it came."""
+        request_id_var.set(self.request_id)
+        facts = {
+            "phase": self.phase.value,
+            "outcome": outcome,
+            "prompt_tokens": self.sequence.n_prompt,
+            "generated_tokens": self.sequence.n_generated,
+            "seconds": round(seconds, 4),
+        }
+        if error is None:
+            log.info("request ended", extra=facts)
+        else:
+            log.warning("request failed: %s", error.message, extra=facts)
 
     def _emit(
         self, token_ids: Tokens[int], reason: FinishReason | None = None, logprobs: Tokens[object] = ()

@@ -145,12 +145,19 @@ class PageTransferService(transfer_pb2_grpc.PageTransferServicer):
     def __init__(
         self,
         offered: Callable[[transfer_pb2.PageOffer], None],
+        wanted: Callable[[transfer_pb2.PagesWanted], None],
         landing: Landing,
         fingerprint: ModelFingerprint,
     ) -> None:
         self._offered = offered
+        self._wanted = wanted
         self._landing = landing
         self._fingerprint = fingerprint
+
+    async def Want(self, request: transfer_pb2.PagesWanted, context: Context) -> transfer_pb2.PagesWantedAck:
+        """A prefill worker has begun prompts whose pages are to come here."""
+        self._wanted(request)
+        return transfer_pb2.PagesWantedAck()
 
     async def Offer(self, request: transfer_pb2.PageOffer, context: Context) -> transfer_pb2.PageOfferAck:
         """A decode worker's pages are ours to fill.

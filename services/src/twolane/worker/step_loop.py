@@ -19,6 +19,7 @@ from twolane.prefill.queue import PrefillBatch
 from twolane.worker.cost_meter import CostMeter
 from twolane.worker.layer_push import LayerPush
 from twolane.worker.metrics import WorkerMetrics
+from twolane.worker.step_log import StepLog
 from twolane.worker.table import Parts, RequestTable
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class StepLoop:
         hold_back: whether only prompts whose pages can't get stuck may be computed now; a wake follows when
             that changes.
         layers: sends layers ahead of the step's end; None: pages go after it.
+        log: writes every step down; None: nobody wants to know.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class StepLoop:
         self._metrics = metrics
         self.hold_back: Callable[[], bool] = lambda: False
         self.layers: LayerPush | None = None
+        self.log: StepLog | None = None
         self._failures = 0
         # Ranks that hear nothing for their timeout take this one for stuck.
         self._idle_s = engine.ranks.timeout_s / 4 if engine.ranks is not None else None
@@ -89,6 +92,8 @@ class StepLoop:
                     await self._keep_ranks()
         finally:
             self._thread.shutdown(wait=True)
+            if self.log is not None:
+                self.log.close()
 
     async def _keep_ranks(self) -> None:
         """Tells the other ranks, now and then, that there is nothing to do."""
@@ -115,6 +120,7 @@ class StepLoop:
         rows = [Row(sequence, 1, sample=True) for sequence in decoding] + chunks
         request_ids = frozenset(row.sequence.request_id for row in rows)
         self._table.step_begins(request_ids)
+        self._table.prompts_begun(batch.begun)
         if self.layers is not None:
             self.layers.begin(batch)
         began_s = self._now()
@@ -165,6 +171,8 @@ class StepLoop:
 
     def _observe(self, decoding: list[Sequence], batch: PrefillBatch, seconds: float) -> None:
         self._meter.observe(decoding, batch, seconds)
+        if self.log is not None:
+            self.log.write(decoding, batch, seconds)
         kind = "mixed" if decoding and batch.chunks else "decode" if decoding else "prefill"
         self._metrics.step_seconds.labels(kind).observe(seconds)
         self._metrics.tokens.labels("decode").inc(len(decoding))

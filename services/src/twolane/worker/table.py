@@ -8,9 +8,8 @@ pages that it touches are given back after it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from twolane.core.clock import Clock
@@ -40,8 +39,7 @@ from twolane.worker.leases import Leases
 from twolane.worker.metrics import WorkerMetrics
 from twolane.worker.request import Outbox, Request, State
 from twolane.worker.spans import Spans
-
-log = logging.getLogger(__name__)
+from twolane.worker.wants import Wants
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class RequestTable:
     Attributes:
         sender: transfers that leave; set by the process before the first request.
         leases: leases on our pages; likewise.
+        wants: tells decode workers which prompts begin here; likewise.
         transferred: told of each answer that ended well after a transfer to us; likewise.
         draining: nothing new is taken.
         empty: set while there is no request.
@@ -81,6 +80,7 @@ class RequestTable:
 
     sender: Sender
     leases: Leases
+    wants: Wants
     transferred: Callable[[Sequence], None]
 
     def __init__(
@@ -167,6 +167,13 @@ class RequestTable:
         for outbox in self._outboxes:
             outbox.flush()
 
+    def prompts_begun(self, prompts: Iterable[Prompt]) -> None:
+        """Their first chunks are about to be computed: their decode workers will have to take them."""
+        for prompt in prompts:
+            request = self._requests.get(prompt.sequence.request_id)
+            if request is not None and request.phase is Phase.PREFILL:
+                self.wants.announce(request.peer, request.request_id)
+
     def prompt_advanced(self, prompt: Prompt) -> None:
         """A chunk is computed: its full pages may travel."""
         request = self._requests.get(prompt.sequence.request_id)
@@ -237,6 +244,8 @@ class RequestTable:
 
     def reserve_pages(self) -> None:
         """Gives free pages to requests that wait for them and starts arranging their leases."""
+        if self._parts.prefill.owes:
+            return
         for arriving in self._parts.intake.reserve(self._now(), self._parts.decode.members()):
             request = self._requests[arriving.sequence.request_id]
             request.state = State.RECEIVING
@@ -245,6 +254,13 @@ class RequestTable:
             task.add_done_callback(self._arrangements.discard)
 
     # From transfers.
+
+    def wanted(self, wanted: transfer_pb2.PagesWanted) -> None:
+        """A peer has begun to compute prompts for us: their pages come next."""
+        for request_id in wanted.request_ids:
+            self._parts.intake.begin(self._now(), wanted.writer_id, request_id)
+        self.reserve_pages()
+        self._wake()
 
     def offered(self, offer: transfer_pb2.PageOffer) -> None:
         """A peer has room for the pages of a prompt: it may be held back no longer."""
@@ -315,7 +331,7 @@ class RequestTable:
 
     def _place(self, request: Request) -> None:
         if request.phase is Phase.DECODE:
-            self._parts.intake.add(Arriving(request.sequence))
+            self._parts.intake.add(Arriving(request.sequence, request.peer.worker_id))
             self.reserve_pages()
             return
         self._parts.prefill.add(request.prompt())
@@ -352,20 +368,6 @@ class RequestTable:
         state = request.state.value
         self.fail(request, DeadlineExceeded(f"the request's deadline passed while it was {state}"))
 
-    def _log_end(self, request: Request, outcome: str, error: TwolaneError | None) -> None:
-        request_id_var.set(request.request_id)
-        facts = {
-            "phase": request.phase.value,
-            "outcome": outcome,
-            "prompt_tokens": request.sequence.n_prompt,
-            "generated_tokens": request.sequence.n_generated,
-            "seconds": round(self._now() - request.arrival_s, 4),
-        }
-        if error is None:
-            log.info("request ended", extra=facts)
-        else:
-            log.warning("request failed: %s", error.message, extra=facts)
-
     def _end(self, request: Request, outcome: str, error: TwolaneError | None = None) -> None:
         if self._requests.get(request.request_id) is not request:
             return
@@ -375,7 +377,7 @@ class RequestTable:
             self.empty.set()
         if request.timer is not None:
             request.timer.cancel()
-        self._log_end(request, outcome, error)
+        request.log_end(self._now() - request.arrival_s, outcome, error)
         self._spans.end(request, outcome)
         self._parts.intake.admission.forget(request.request_id)
         if outcome == "finished" and request.phase is not Phase.PREFILL:
