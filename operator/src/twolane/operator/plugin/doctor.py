@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -39,6 +41,23 @@ RIGHTS = {
 OPERATORS = "app.kubernetes.io/name=twolane-operator"
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """What several checks look at, read once."""
+
+    access: Access
+
+    @cached_property
+    def operators(self) -> list[Json]:
+        """Deployments of the operator."""
+        return self.access.list(objects("deployments", "", group="apis/apps/v1"), OPERATORS)
+
+    @cached_property
+    def nodes(self) -> list[Json]:
+        """Every node."""
+        return self.access.list(objects("nodes", "", group="api/v1"))
+
+
 class DoctorFlags(ClusterFlags):
     """Flags of `twolane k8s doctor`."""
 
@@ -65,7 +84,8 @@ def examine(access: Access) -> Iterable[Finding]:
         Unavailable: the API server does not answer.
     """
     yield judge.kubernetes_version(access.get("version") or {})
-    checks: tuple[tuple[str, Callable[[Access], Iterable[Finding]]], ...] = (
+    cluster = Cluster(access)
+    checks: tuple[tuple[str, Callable[[Cluster], Iterable[Finding]]], ...] = (
         ("custom resources", _definitions),
         ("the operator", _operator),
         ("the operator's rights", _rights),
@@ -76,7 +96,7 @@ def examine(access: Access) -> Iterable[Finding]:
     )
     for what, check in checks:
         try:
-            yield from check(access)
+            yield from check(cluster)
         except Unauthenticated as error:
             yield Finding("warning", f"{what}: not looked at: {error.message}", "ask as somebody who may")
 
@@ -86,32 +106,28 @@ def _now(access: Access) -> datetime:
     return datetime.now(UTC) - timedelta(seconds=access.clock_ahead_s)
 
 
-def _definitions(access: Access) -> Iterable[Finding]:
+def _definitions(cluster: Cluster) -> Iterable[Finding]:
     for plural in judge.SPECS:
         path = f"apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.{GROUP}"
-        yield judge.definition(plural, access.get(path))
+        yield judge.definition(plural, cluster.access.get(path))
 
 
-def _operators(access: Access) -> list[Json]:
-    return access.list(objects("deployments", "", group="apis/apps/v1"), OPERATORS)
-
-
-def _operator(access: Access) -> Iterable[Finding]:
-    found = _operators(access)
+def _operator(cluster: Cluster) -> Iterable[Finding]:
+    access, found = cluster.access, cluster.operators
     spaces = {item["metadata"]["namespace"] for item in found}
     group = "apis/coordination.k8s.io/v1"
     leases = [lease for space in spaces for lease in access.list(objects("leases", space, group=group))]
     return judge.operator(found, leases, _now(access))
 
 
-def _rights(access: Access) -> Iterable[Finding]:
+def _rights(cluster: Cluster) -> Iterable[Finding]:
     """Asks for each operator whether its account may do all that it does, where it does it."""
-    for item in _operators(access):
+    for item in cluster.operators:
         name, space = item["metadata"]["name"], item["metadata"]["namespace"]
         pod = item["spec"]["template"]["spec"]
         user = f"system:serviceaccount:{space}:{pod['serviceAccountName']}"
         for place in _places(pod):
-            refused = [words for words, asked in _asked(place) if not _may(access, user, asked)]
+            refused = [words for words, asked in _asked(place) if not _may(cluster.access, user, asked)]
             where = f"in {place}" if place else "in every namespace"
             if refused:
                 words = f"{user} may not {', '.join(refused)} {where}"
@@ -138,14 +154,15 @@ def _may(access: Access, user: str, attributes: Json) -> bool:
     return bool(answer["allowed"])
 
 
-def _clocks(access: Access) -> Iterable[Finding]:
+def _clocks(cluster: Cluster) -> Iterable[Finding]:
+    access = cluster.access
     leases = access.list(objects("leases", "kube-node-lease", group="apis/coordination.k8s.io/v1"))
     return judge.clocks(access.clock_ahead_s, leases, _now(access))
 
 
-def _names(access: Access) -> Iterable[Finding]:
+def _names(cluster: Cluster) -> Iterable[Finding]:
     path = objects("endpointslices", "kube-system", group="apis/discovery.k8s.io/v1")
-    yield judge.names(access.list(path, "k8s-app=kube-dns"))
+    yield judge.names(cluster.access.list(path, "k8s-app=kube-dns"))
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         try:
             socket.getaddrinfo("kubernetes.default.svc", 443)
@@ -155,18 +172,16 @@ def _names(access: Access) -> Iterable[Finding]:
             yield Finding("failure", f"kubernetes.default.svc does not resolve in this pod: {error}", advice)
 
 
-def _nodes(access: Access) -> Iterable[Finding]:
-    return judge.drivers(access.list(objects("nodes", "", group="api/v1")))
+def _nodes(cluster: Cluster) -> Iterable[Finding]:
+    return judge.drivers(cluster.nodes)
 
 
-def _deployments(access: Access) -> Iterable[Finding]:
-    found = access.list(objects("modeldeployments", ""))
-    nodes = access.list(objects("nodes", "", group="api/v1")) if found else []
-    for item in found:
+def _deployments(cluster: Cluster) -> Iterable[Finding]:
+    for item in cluster.access.list(objects("modeldeployments", "")):
         yield judge.health(item)
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
         try:
-            yield from judge.devices(read_spec(item), name, nodes)
+            yield from judge.devices(read_spec(item), name, cluster.nodes)
         except ValidationError:
             advice = "the custom resources and this program are of different versions: see above"
             yield Finding("failure", f"{name} can't be read by this program", advice)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from pydantic import Field
@@ -23,6 +24,8 @@ from twolane.operator.resources.shape import Json
 
 CONTAINER = "twolane"
 READERS = 8
+KEPT_BYTES = 2**20
+"""What of a log that is read again stays in memory; the rest goes to a file."""
 _SHOWN_APART = ("ts", "level", "process", "msg", "logger", "request_id")
 
 
@@ -74,12 +77,11 @@ def main(argv: list[str]) -> int:
     model_deployment(access, flags.name)
     pods = access.list(objects("pods", access.namespace, group="api/v1"), f"{MODEL_LABEL}={flags.name}")
     routers = [pod for pod in pods if label(pod, COMPONENT_LABEL) == "router"]
-    # Workers know a request by the router's id alone.
-    ids = {
-        str(entry.fields.get("request_id", ""))
-        for entry in collect(access, routers, flags, {flags.request_id})
-    }
-    found = collect(access, pods, flags, {flags.request_id, *ids} - {""})
+    with Logs(access, flags.since_s) as logs:
+        # Workers know a request by the router's id alone, and routers say it in a line about its end.
+        entries = collect(logs, routers, {flags.request_id}, again=True)
+        ids = {str(entry.fields.get("request_id", "")) for entry in entries}
+        found = collect(logs, pods, {flags.request_id, *ids} - {""})
     for entry in found:
         print(json.dumps({"pod": entry.pod, **entry.fields}) if flags.json_lines else entry.words())
     if not found:
@@ -90,23 +92,59 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def collect(access: Access, pods: Iterable[Json], flags: LogFlags, ids: Collection[str]) -> list[Entry]:
-    """The entries of pods about a request of these ids, oldest first.
+@dataclass(slots=True)
+class Logs:
+    """The logs of pods, each read from the API server once.
+
+    Attributes:
+        access: the way to the API server.
+        since_s: how far back to read.
+    """
+
+    access: Access
+    since_s: int
+    _kept: dict[tuple[str, bool], SpooledTemporaryFile[str]] = field(default_factory=dict)
+
+    def __enter__(self) -> Logs:
+        """Nothing is read yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Forgets what was kept."""
+        for kept in self._kept.values():
+            kept.close()
+
+    def lines(self, name: str, previous: bool, again: bool) -> Iterator[str]:
+        """The lines of a pod, or of its container before a restart; `again` if asked for twice."""
+        if (kept := self._kept.get((name, previous))) is not None:
+            kept.seek(0)
+            yield from (line.rstrip("\n") for line in kept)
+            return
+        query = {"container": CONTAINER, "sinceSeconds": str(self.since_s)}
+        query |= {"previous": "true"} if previous else {}
+        lines = self.access.lines(objects("pods", self.access.namespace, name, "api/v1") + "/log", **query)
+        if not again:
+            yield from lines
+            return
+        kept = SpooledTemporaryFile(KEPT_BYTES, "w+", encoding="utf-8")  # noqa: SIM115
+        self._kept[name, previous] = kept
+        for line in lines:
+            kept.write(line + "\n")
+            yield line
+
+
+def collect(logs: Logs, pods: Iterable[Json], ids: Collection[str], *, again: bool = False) -> list[Entry]:
+    """The entries of pods about a request of these ids, oldest first; `again` if there will be more ids.
 
     A pod that can't be read is named on stderr.
     """
-    wanted = [(pod, previous) for pod in pods for previous in _lives(pod)]
+    wanted = [(str(pod["metadata"]["name"]), previous) for pod in pods for previous in _lives(pod)]
 
-    def read(which: tuple[Json, bool]) -> list[Entry]:
-        pod, previous = which
-        name = str(pod["metadata"]["name"])
-        query = {"container": CONTAINER, "sinceSeconds": str(flags.since_s)}
-        query |= {"previous": "true"} if previous else {}
-        path = objects("pods", access.namespace, name, "api/v1") + "/log"
+    def read(which: tuple[str, bool]) -> list[Entry]:
+        name, previous = which
         try:
-            return [
-                Entry(name, fields) for line in access.lines(path, **query) if (fields := about(line, ids))
-            ]
+            lines = logs.lines(name, previous, again)
+            return [Entry(name, fields) for line in lines if (fields := about(line, ids))]
         except TwolaneError as error:
             print(f"twolane k8s logs: {name}: {error.message}", file=sys.stderr)
             return []
