@@ -97,6 +97,8 @@ class WorkerConfig(ProcessConfig):
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     """How long running requests may take to end after a stop was asked for, in seconds."""
 
+    step_log_dir: Path | None = None
+    """Folder for the time of every engine step, which `twolane profile --steps` fits; unset: none."""
     otlp_endpoint: str = ""
     """Where spans go (OTLP over gRPC); empty keeps none."""
     otlp_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
