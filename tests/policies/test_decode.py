@@ -169,6 +169,47 @@ def _play(policy: DecodePolicy, requests: list[tuple[int, int, float]], capacity
     assert sorted(ended) == sorted(outputs)
 
 
+@pytest.mark.parametrize("name", DECODE_POLICIES)
+@given(
+    rows=st.lists(st.integers(1, 60), max_size=6),
+    early=st.integers(0, 6),
+    begun=st.lists(st.integers(1, 60), max_size=4),
+    queued=st.lists(st.integers(1, 60), max_size=6),
+    share=st.floats(0.01, 1.0),
+)
+def test_whoever_is_early_leaves_room_for_the_longest(
+    name: str, rows: list[int], early: int, begun: list[int], queued: list[int], share: float
+) -> None:
+    """Those not begun come last and stop below their share; beside them alone a begun one always fits."""
+    policy = decode_by_name(name, DecodeSettings(max_output_tokens=40, early_share=share))
+    waiting = [*begun, *queued]
+    view = DecodeView(
+        tuple(_row(f"row{index}", held, limit=40) for index, held in enumerate(rows)),
+        tuple(_row(str(index), held, limit=40) for index, held in enumerate(waiting)),
+        200,
+        8,
+        begun=len(begun),
+        early_rows=min(early, len(rows)),
+        longest_tokens=60,
+    )
+    admitted = policy.decide(0.0, view).admit
+    assert admitted == tuple(str(index) for index in range(len(admitted)))
+    if len(admitted) > len(begun):
+        assert sum(rows) + sum(waiting[: len(admitted)]) <= min(share * 200, 140)
+    if begun and early >= len(rows) and sum(rows) <= 140:
+        assert admitted
+
+
+@pytest.mark.parametrize("name", DECODE_POLICIES)
+def test_rows_that_are_early_take_no_place_of_the_begun(name: str) -> None:
+    """All rows of a batch are taken by requests that nobody computes yet: one that is computed joins."""
+    policy = decode_by_name(name, DecodeSettings(max_output_tokens=4))
+    rows = tuple(_row(f"row{index}", 1, limit=4) for index in range(8))
+    waiting = (_row("a", 1, limit=4), _row("b", 1, limit=4))
+    view = DecodeView(rows, waiting, 1000, 8, begun=1, early_rows=2, longest_tokens=100)
+    assert policy.decide(0.0, view).admit == ("a",)
+
+
 def test_decisions_repeat_for_equal_draws() -> None:
     """The policy draws nothing itself."""
     policy = decode_by_name("past_future")

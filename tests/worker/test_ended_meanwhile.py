@@ -95,3 +95,45 @@ async def test_a_request_that_is_refused_while_it_is_placed_leaves_no_timer(
     loop: Any = asyncio.get_running_loop()
     timers = [each for each in loop._scheduled if not each.cancelled()]
     assert not [each for each in timers if each._callback == table._expire]
+
+
+async def test_a_prompt_that_nobody_begins_ends_by_its_deadline(new_pair: Callable[..., Any]) -> None:
+    """Its prefill worker never hears of it: the decode half keeps no page and no place."""
+    pair: Pair = await new_pair()
+    pool = pair.decode.engine.pool
+    taken = pool.allocate(pool.free)
+    peer = pair.prefill.peer
+    _, second = await pair.to_decode.submit("r", [5] * 8, Phase.DECODE, GREEDY, peer=peer, timeout_ms=150)
+    await until(lambda: second.over)
+    assert second.error == "deadline_exceeded"
+    assert (len(pair.decode.process._parts.intake), pool.held) == (0, len(taken))
+
+
+async def test_requests_that_end_in_the_queue_for_pages_let_the_next_have_them(
+    new_pair: Callable[..., Any], oracle: Oracle
+) -> None:
+    """Of three that are computed the first goes away, the second's time is up: the third gets the room."""
+    pair: Pair = await new_pair()
+    pool, asked = pair.decode.engine.pool, prompts(3, seed=6)
+    taken = pool.allocate(pool.free)
+    halves = []
+    for index, tokens in enumerate(asked):
+        limit = {"timeout_ms": 2000} if index == 1 else {}
+        name, peers = f"r{index}", (pair.decode.peer, pair.prefill.peer)
+        number, second = await pair.to_decode.submit(
+            name, tokens, Phase.DECODE, GREEDY, peer=peers[1], **limit
+        )
+        _, first = await pair.to_prefill.submit(name, tokens, Phase.PREFILL, GREEDY, peer=peers[0])
+        halves.append((number, first, second))
+        await until(lambda: bool(halves[-1][1].tokens))
+    intake = pair.decode.process._parts.intake
+    await until(lambda: intake.waiting == 3)
+    await pair.to_decode.cancel(halves[0][0])
+    await until(lambda: halves[1][2].over)
+    assert halves[1][2].error == "deadline_exceeded"
+    await until(lambda: intake.waiting == 1)
+    pool.release(taken)
+    _, first, second = halves[2]
+    await until(lambda: second.over)
+    assert first.tokens + second.tokens == oracle.answer(asked[2], 12)
+    assert pool.held == 0
