@@ -1,68 +1,18 @@
-"""A rollout that fails halts and returns: by its deadline, by its errors, and once only for one spec."""
+"""A rollout that fails halts and returns, once only for one spec; `test_error_rate` has what errors do."""
 
 from __future__ import annotations
-
-from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from tests.operator.objects import NOW, World, model_deployment
-from twolane.core.errors import ERRORS_BY_CODE
-from twolane.operator.actions import Delete, Scale
+from tests.operator.rollouts import PAIRS, change, counts, rollout, settled, wait
+from twolane.operator.actions import Delete
 from twolane.operator.conditions import ROLLED_BACK
 from twolane.operator.names import REVISION_LABEL
 from twolane.operator.observe import pods_to_ask
-from twolane.operator.progress import served_by, trial_name
+from twolane.operator.progress import trial_name
 from twolane.operator.resources.rollout_status import Failure, Progress, read_progress
 from twolane.operator.resources.shape import Json
-from twolane.operator.scrape import Reading, Sample
-
-PAIRS = {"prefill": {"shared": {"replicas": 2}}, "decode": {"replicas": 2}}
-
-
-def _settled(**spec: Any) -> World:
-    world = World(model_deployment(**({"pools": PAIRS, "rollout": _rollout()} | spec)))
-    world.settle()
-    return world
-
-
-def _rollout(**rollback: Any) -> Json:
-    return {"progressDeadlineSeconds": 600, "rollback": {"soakSeconds": 60} | rollback}
-
-
-def _change(world: World, image: str = "registry.example/twolane:2") -> tuple[str, str]:
-    """Declares another image; returns the old revision and the new one."""
-    old = world.md["status"]["revision"]
-    world.md["spec"]["image"] = image
-    world.md["metadata"]["generation"] += 1
-    world.turn()
-    return old, world.md["status"]["revision"]
-
-
-def _pass(world: World, seconds: float) -> None:
-    world.now += timedelta(seconds=seconds)
-
-
-def _counts(world: World, revision: str) -> dict[str, int]:
-    return {
-        name.removesuffix(f"-{revision}"): child["spec"]["replicas"]
-        for (kind, name), child in world.children.items()
-        if kind == "Deployment" and child["metadata"]["labels"][REVISION_LABEL] == revision
-    }
-
-
-def _report(world: World, revision: str, **outcomes: float) -> None:
-    """What the routers of a revision say from now on."""
-    samples = tuple(
-        Sample("twolane_router_requests_total", {"outcome": outcome, "lane": "short"}, count)
-        for outcome, count in outcomes.items()
-    )
-    names = [pod["metadata"]["name"] for pod in world.pods]
-    for name in names:
-        if name.startswith(f"demo-router-{revision}"):
-            world.readings[name] = Reading(0.0, samples)
-            samples = ()
 
 
 def _roll_until_failed(world: World, new: str, turns: int = 40) -> None:
@@ -73,18 +23,18 @@ def _roll_until_failed(world: World, new: str, turns: int = 40) -> None:
             if revision not in ("", new):
                 world.follow(revision=revision)
         world.turn()
-        _pass(world, 60)
+        wait(world, 60)
 
 
 def test_a_revision_that_never_gets_ready_is_given_up_after_its_deadline() -> None:
     """The old one is whole again, the new one is gone, and the status, an Event and the table say why."""
-    world = _settled()
-    old, new = _change(world)
+    world = settled()
+    old, new = change(world)
     before = {"demo-broker": 1, "demo-decode": 2, "demo-prefill": 2, "demo-router": 2}
     _roll_until_failed(world, new)
     world.settle()
-    assert _counts(world, old) == before
-    assert _counts(world, new) == {}
+    assert counts(world, old) == before
+    assert counts(world, new) == {}
     condition = world.condition("RolloutComplete")
     assert (condition["status"], condition["reason"]) == ("False", ROLLED_BACK)
     assert f"revision {new} failed: nothing more became ready for 600 s" in condition["message"]
@@ -99,20 +49,20 @@ def test_a_revision_that_never_gets_ready_is_given_up_after_its_deadline() -> No
 
 def test_a_failure_is_not_tried_again_and_writes_nothing() -> None:
     """However long it stays, whatever scalers write."""
-    world = _settled()
-    old, new = _change(world)
+    world = settled()
+    old, new = change(world)
     _roll_until_failed(world, new)
     world.settle()
-    _pass(world, 86400)
+    wait(world, 86400)
     assert world.turn().actions == ()
     # A scaler of the routers changes the spec's generation.
     world.md["spec"]["router"] = {"replicas": 4}
     world.md["metadata"]["generation"] += 1
     world.children["WorkerPool", "demo-decode"]["spec"]["replicas"] = 3
     world.settle()
-    assert _counts(world, old)["demo-router"] == 4
-    assert _counts(world, old)["demo-decode"] == 3
-    assert _counts(world, new) == {}
+    assert counts(world, old)["demo-router"] == 4
+    assert counts(world, old)["demo-decode"] == 3
+    assert counts(world, new) == {}
     assert world.condition("RolloutComplete")["reason"] == ROLLED_BACK
     assert world.events.count(ROLLED_BACK) == 1
 
@@ -120,8 +70,8 @@ def test_a_failure_is_not_tried_again_and_writes_nothing() -> None:
 @pytest.mark.parametrize("mend", ["another image", "back", "same revision"])
 def test_a_changed_spec_is_tried(mend: str) -> None:
     """A new revision, the old spec, or the same revision under another spec."""
-    world = _settled()
-    old, new = _change(world)
+    world = settled()
+    old, new = change(world)
     _roll_until_failed(world, new)
     world.settle()
     if mend == "another image":
@@ -139,73 +89,24 @@ def test_a_changed_spec_is_tried(mend: str) -> None:
     assert "rollout" not in world.md["status"]
 
 
-def test_errors_of_a_new_revision_send_the_traffic_back_at_once() -> None:
-    """All its pods are ready; its routers end in the turn that sees the errors, the workers after them."""
-    world = _settled()
-    old, new = _change(world)
-    for _ in range(6):
-        world.follow()
-        world.turn()
-    assert world.condition("RolloutComplete")["reason"] == "Soaking"
-    assert _counts(world, old) == {"demo-broker": 1, "demo-decode": 1, "demo-prefill": 1, "demo-router": 1}
-    _report(world, new, ok=80, internal=15, worker_lost=5, cancelled=900, draining=50)
-    actions = world.turn().actions
-    scaled = {action.name: action.replicas for action in actions if isinstance(action, Scale)}
-    assert scaled == {
-        f"demo-router-{new}": 0,
-        f"demo-router-{old}": 2,
-        f"demo-prefill-{old}": 2,
-        f"demo-decode-{old}": 2,
-    }
-    assert "20 of 150 requests failed, most with internal" in world.condition("RolloutComplete")["message"]
-    world.settle()
-    assert _counts(world, old)["demo-decode"] == 2
-    assert _counts(world, new) == {}
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "rollback"),
-    [
-        ({"ok": 5, "internal": 5}, {}),
-        ({"ok": 95, "internal": 5}, {}),
-        ({"ok": 10, "cancelled": 90, "invalid_request": 50, "overloaded": 50, "draining": 50}, {}),
-        ({"internal": 100}, {"enabled": False}),
-        ({"ok": 50, "internal": 50}, {"maxErrorPercent": 50}),
-    ],
-)
-def test_few_errors_or_those_of_clients_stop_nothing(
-    outcomes: dict[str, float], rollback: dict[str, Any]
-) -> None:
-    """Too few requests to judge, below the bound, others' faults, or nobody wants it."""
-    world = _settled(rollout=_rollout(**rollback))
-    _, new = _change(world)
-    for _ in range(6):
-        world.follow()
-        world.turn()
-    _report(world, new, **outcomes)
-    world.settle()
-    assert world.condition("RolloutComplete")["reason"] == "UpToDate"
-    assert world.md["status"]["servingRevisions"] == [new]
-
-
 def test_the_old_revision_keeps_a_pair_while_the_new_one_proves_itself() -> None:
     """Then it goes; without a soak it goes at once."""
     for soak_s, stays in ((60, True), (0, False)):
-        world = _settled(rollout=_rollout(soakSeconds=soak_s))
-        old, _ = _change(world)
+        world = settled(rollout=rollout(soakSeconds=soak_s))
+        old, _ = change(world)
         for _ in range(8):
             world.follow()
             world.turn()
-        assert (_counts(world, old).get("demo-decode") == 1) == stays
-        _pass(world, 61)
+        assert (counts(world, old).get("demo-decode") == 1) == stays
+        wait(world, 61)
         world.settle()
-        assert _counts(world, old) == {}
+        assert counts(world, old) == {}
 
 
 def test_progress_keeps_a_slow_rollout_alive() -> None:
     """The deadline counts from the last worker that became ready, not from the start."""
-    world = _settled()
-    _, new = _change(world)
+    world = settled()
+    _, new = change(world)
     for _ in range(30):
         # One pod after the other, each just in time.
         fresh = [
@@ -215,7 +116,7 @@ def test_progress_keeps_a_slow_rollout_alive() -> None:
         ]
         for pod in fresh[:1]:
             pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
-        _pass(world, 590)
+        wait(world, 590)
         world.turn()
         ready = {pod["metadata"]["name"] for pod in world.pods if _is_ready(pod)}
         world.follow(ready=False)
@@ -236,8 +137,8 @@ def _is_ready(pod: Json) -> bool:
 
 def test_a_revision_that_loses_its_readiness_again_fails_too() -> None:
     """It came up, and then did not stay up: the deadline counts from its best moment."""
-    world = _settled(rollout=_rollout(soakSeconds=86400))
-    old, new = _change(world)
+    world = settled(rollout=rollout(soakSeconds=86400))
+    old, new = change(world)
     for _ in range(8):
         world.follow()
         world.turn()
@@ -246,7 +147,7 @@ def test_a_revision_that_loses_its_readiness_again_fails_too() -> None:
         if pod["metadata"]["labels"][REVISION_LABEL] == new:
             pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
     world.turn()
-    _pass(world, 601)
+    wait(world, 601)
     world.turn()
     assert world.condition("RolloutComplete")["reason"] == ROLLED_BACK
     world.settle()
@@ -255,8 +156,8 @@ def test_a_revision_that_loses_its_readiness_again_fails_too() -> None:
 
 def test_a_change_on_the_way_returns_to_what_served_before_it_all() -> None:
     """Two broken specs in a row: the first that worked is what remains, with all its workers."""
-    world = _settled()
-    old, broken = _change(world)
+    world = settled()
+    old, broken = change(world)
     for _ in range(3):
         world.follow(ready=False, revision=broken)
         world.turn()
@@ -267,13 +168,13 @@ def test_a_change_on_the_way_returns_to_what_served_before_it_all() -> None:
     _roll_until_failed(world, newer)
     world.settle()
     assert world.md["status"]["servingRevisions"] == [old]
-    assert _counts(world, old)["demo-prefill"] == 2
-    assert _counts(world, broken) == _counts(world, newer) == {}
+    assert counts(world, old)["demo-prefill"] == 2
+    assert counts(world, broken) == counts(world, newer) == {}
 
 
 def test_pools_that_only_the_old_revision_has_serve_again() -> None:
     """A change of the pools themselves that fails: counts are those of before the change."""
-    world = _settled()
+    world = settled()
     old = world.md["status"]["revision"]
     world.md["spec"]["pools"] = {"mixed": {"replicas": 3}}
     world.md["metadata"]["generation"] += 1
@@ -281,18 +182,18 @@ def test_pools_that_only_the_old_revision_has_serve_again() -> None:
     new = world.md["status"]["revision"]
     _roll_until_failed(world, new)
     world.settle()
-    assert _counts(world, old) == {"demo-broker": 1, "demo-decode": 2, "demo-prefill": 2, "demo-router": 2}
+    assert counts(world, old) == {"demo-broker": 1, "demo-decode": 2, "demo-prefill": 2, "demo-router": 2}
     assert (world.md["status"]["prefill"], world.md["status"]["decode"]) == ("2/2", "2/2")
     assert world.condition("Ready")["reason"] == ROLLED_BACK
 
 
 def test_nothing_is_rolled_back_while_there_is_nothing_to_return_to() -> None:
     """A first install that does not come up waits, and says so."""
-    world = World(model_deployment(pools=PAIRS, rollout=_rollout()))
+    world = World(model_deployment(pools=PAIRS, rollout=rollout()))
     for _ in range(40):
         made = world.turn()
         world.follow(ready=False)
-        _pass(world, 60)
+        wait(world, 60)
         assert not any(isinstance(action, Delete) for action in made.actions)
     assert world.condition("Ready")["status"] == "False"
     assert "rollout" not in world.md["status"]
@@ -300,8 +201,8 @@ def test_nothing_is_rolled_back_while_there_is_nothing_to_return_to() -> None:
 
 def test_an_end_goes_on_in_the_middle_of_a_failure() -> None:
     """A deletion drains whatever is left of both."""
-    world = _settled()
-    _, new = _change(world)
+    world = settled()
+    _, new = change(world)
     _roll_until_failed(world, new)
     world.md["metadata"]["deletionTimestamp"] = world.now.isoformat()
     for _ in range(10):
@@ -312,21 +213,13 @@ def test_an_end_goes_on_in_the_middle_of_a_failure() -> None:
 
 def test_routers_are_asked_only_while_two_revisions_run() -> None:
     """Nobody's metrics are read for nothing."""
-    world = _settled()
+    world = settled()
     assert pods_to_ask(world.observe()) == []
-    _change(world)
+    change(world)
     world.follow()
     asked = pods_to_ask(world.observe())
     assert {pod["metadata"]["name"].rsplit("-", 2)[0] for pod in asked} == {"demo-router"}
     assert len({pod["metadata"]["labels"][REVISION_LABEL] for pod in asked}) == 2
-
-
-def test_every_fault_of_a_server_counts_and_no_other() -> None:
-    """The error tree says whose fault an outcome is."""
-    for code, kind in ERRORS_BY_CODE.items():
-        reading = Reading(0.0, (Sample("twolane_router_requests_total", {"outcome": code}, 1.0),))
-        expected = {code} if kind.http_status >= 500 and code != "draining" else set()
-        assert set(served_by([reading]).faults) == expected, code
 
 
 def test_a_record_comes_back_as_it_was_written() -> None:

@@ -31,7 +31,7 @@ from twolane.operator.health import Situation
 from twolane.operator.names import FINALIZER, REVISION_LABEL, owner_of
 from twolane.operator.observed import Observed, label
 from twolane.operator.older import pools_of_state, toward
-from twolane.operator.progress import Trial, follow, is_soaking, served_by, trial_name
+from twolane.operator.progress import Served, Trial, follow, is_soaking, served_by, trial_name
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec, Redis, read_spec
 from twolane.operator.resources.rollout_status import Progress, read_progress
 from twolane.operator.resources.shape import Json
@@ -136,10 +136,11 @@ def _wanted(spec: ModelDeploymentSpec, revision: str, pools: dict[str, int]) -> 
 
 
 def _trial(observed: Observed, spec: ModelDeploymentSpec, revision: str) -> Trial:
-    pods = [pod for pod in observed.pods if label(pod, REVISION_LABEL) == revision]
-    names = {pod["metadata"]["name"] for pod in pods}
-    served = served_by(reading for name, reading in observed.readings.items() if name in names)
-    trouble = worst_trouble(pods)
+    served: dict[str, dict[str, Served]] = {}
+    for pod in observed.pods:
+        if (reading := observed.readings.get(pod["metadata"]["name"])) is not None:
+            served.setdefault(label(pod, REVISION_LABEL), {})[pod["metadata"]["name"]] = served_by(reading)
+    trouble = worst_trouble(pod for pod in observed.pods if label(pod, REVISION_LABEL) == revision)
     name = trial_name(observed.model_deployment["spec"])
     return Trial(observed.now, name, spec.rollout, served, trouble.message if trouble else "")
 

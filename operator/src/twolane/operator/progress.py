@@ -1,20 +1,20 @@
 """Whether a rollout comes on, and when it has failed; the plan then returns to the previous revision.
 
 A revision fails when nothing more of it becomes ready for the progress deadline, or when its routers
-report too many errors while the previous revision still runs. The record of it is in the status, so
-that a failure outlives the operator; it is tried again only when the spec changes.
+report more errors than those of the previous revision do meanwhile. The record of it is in the status,
+so that a failure outlives the operator; it is tried again only when the spec changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from twolane.core.errors import ERRORS_BY_CODE
 from twolane.operator.observed import Count, RevisionState
 from twolane.operator.resources.model_deployment import Rollout
-from twolane.operator.resources.rollout_status import Failure, Progress
+from twolane.operator.resources.rollout_status import Ended, Failure, Progress
 from twolane.operator.resources.shape import Json
 from twolane.operator.revision import digest
 from twolane.operator.rollout import Wanted, has_taken_over
@@ -33,8 +33,13 @@ class Served:
         faults: by the code of the error, those that are the servers' fault.
     """
 
-    total: float
-    faults: Mapping[str, float]
+    total: float = 0.0
+    faults: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> float:
+        """All faults."""
+        return sum(self.faults.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +50,14 @@ class Trial:
         now: the time.
         name: names the spec without counts.
         limits: deadlines and error rate.
-        served: what the routers of the new revision report.
-        trouble: why its pods do not serve; "" when nobody says.
+        served: what each router reports, by revision and name of the pod.
+        trouble: why pods of the new revision do not serve; "" when nobody says.
     """
 
     now: datetime
     name: str
     limits: Rollout
-    served: Served
+    served: Mapping[str, Mapping[str, Served]]
     trouble: str = ""
 
 
@@ -71,12 +76,9 @@ def _pools(pools: Json) -> Json:
     return prefill | {name: pool for name, pool in pools.items() if name != "prefill"}
 
 
-def served_by(readings: Iterable[Reading]) -> Served:
-    """What routers report together."""
-    outcomes: dict[str, float] = {}
-    for reading in readings:
-        for outcome, count in reading.by("twolane_router_requests_total", "outcome").items():
-            outcomes[outcome] = outcomes.get(outcome, 0.0) + count
+def served_by(reading: Reading) -> Served:
+    """What a router has ended since it started."""
+    outcomes = reading.by("twolane_router_requests_total", "outcome")
     total = sum(count for outcome, count in outcomes.items() if outcome != "cancelled")
     return Served(total, {code: count for code, count in outcomes.items() if code in _FAULTS and count})
 
@@ -92,6 +94,7 @@ def follow(
     if progress.failure is not None:
         return progress
     progress = _moved(progress, wanted, states, trial.now)
+    progress = _counted(progress, trial.served.get(progress.previous, {}))
     failure = _failure(progress, wanted, states, trial)
     return progress.model_copy(update={"failure": failure})
 
@@ -141,12 +144,20 @@ def _moved(
     return progress if progress.settled else progress.model_copy(update={"settled": now})
 
 
+def _counted(progress: Progress, served: Mapping[str, Served]) -> Progress:
+    """What old routers had ended when they were first asked: the rest is of this time."""
+    known = {name: Ended(total=int(of.total), failed=int(of.failed)) for name, of in served.items()}
+    return progress.model_copy(update={"ended": known | dict(progress.ended)})
+
+
 def _failure(
     progress: Progress, wanted: Wanted, states: Mapping[str, RevisionState], trial: Trial
 ) -> Failure | None:
     if not trial.limits.rollback.enabled or not _can_return(states[progress.previous]):
         return None
-    reason, message = _too_many_errors(trial) or _too_slow(progress, wanted, states, trial) or ("", "")
+    reason, message = (
+        _too_many_errors(progress, trial) or _too_slow(progress, wanted, states, trial) or ("", "")
+    )
     if not reason:
         return None
     return Failure(reason=reason, message=message, at=trial.now, trial=trial.name)
@@ -157,14 +168,35 @@ def _can_return(previous: RevisionState) -> bool:
     return previous.alive and previous.router.ready > 0
 
 
-def _too_many_errors(trial: Trial) -> tuple[str, str] | None:
-    limits, served = trial.limits.rollback, trial.served
-    faults = sum(served.faults.values())
-    if served.total < limits.min_requests or faults * 100 <= limits.max_error_percent * served.total:
+def _too_many_errors(progress: Progress, trial: Trial) -> tuple[str, str] | None:
+    limits = trial.limits.rollback
+    mine = trial.served.get(progress.revision, {}).values()
+    total, failed = sum(of.total for of in mine), sum(of.failed for of in mine)
+    usual = _usual_errors(progress, trial.served.get(progress.previous, {}), limits.min_requests)
+    if total < limits.min_requests or failed / total - usual <= limits.max_error_percent / 100:
         return None
-    worst = max(served.faults, key=lambda code: served.faults[code])
-    words = f"{faults:.0f} of {served.total:.0f} requests failed, most with {worst}"
-    return "ErrorRate", words
+    codes = {code for of in mine for code in of.faults}
+    worst = max(sorted(codes), key=lambda code: sum(of.faults.get(code, 0.0) for of in mine))
+    words = f"{failed:.0f} of {total:.0f} requests failed, most with {worst}"
+    return "ErrorRate", words + (f"; {usual:.0%} do with the previous revision" if usual else "")
+
+
+def _usual_errors(progress: Progress, served: Mapping[str, Served], enough: int) -> float:
+    """The share that fails with the previous revision in this time, or ever where that is too little to tell.
+
+    What concerns both, such as a model that always has some, is no fault of the new one.
+    """
+    total = failed = 0.0
+    for name, of in served.items():
+        before = progress.ended.get(name)
+        if before is None or before.total > of.total:
+            # A router that started anew counts from nothing.
+            before = Ended(total=0, failed=0)
+        total += of.total - before.total
+        failed += of.failed - before.failed
+    if total < enough:
+        total, failed = sum(of.total for of in served.values()), sum(of.failed for of in served.values())
+    return max(0.0, failed) / total if total >= enough else 0.0
 
 
 def _too_slow(

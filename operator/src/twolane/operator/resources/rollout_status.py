@@ -32,6 +32,13 @@ class Failure(_Record):
     trial: str
 
 
+class Ended(_Record):
+    """Requests that a router had ended, and how many of them failed by the servers' fault."""
+
+    total: int
+    failed: int
+
+
 class Progress(_Record):
     """How far a rollout has come.
 
@@ -44,6 +51,7 @@ class Progress(_Record):
         progressed: when more of the new revision was ready than ever before.
         ready: most pods of it that were ready at one time.
         settled: since when all of it has been ready; None before.
+        ended: what routers of the previous revision had ended when the rollout first asked them, by pod.
         failure: why it was given up; None while it goes on.
     """
 
@@ -55,6 +63,7 @@ class Progress(_Record):
     progressed: datetime
     ready: int = 0
     settled: datetime | None = None
+    ended: Mapping[str, Ended] = {}
     failure: Failure | None = None
 
     def written(self) -> Json:
