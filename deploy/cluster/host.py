@@ -26,6 +26,8 @@ _PACKAGES = {
     "conntrack": "conntrack",
     "ip": "iproute2",
     "openssl": "openssl",
+    # The bundled Redis of the chart runs from it.
+    "redis-server": "redis-server",
 }
 _OWN = "twolane-node-"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 PAUSE = "twolane.invalid/pause:1"
+REDIS = "twolane.invalid/redis:node"
 ROOT = Path(__file__).parents[2]
 # Under /opt: pods lay a volume of their own over /tmp, and a checkout may lie there.
 INSIDE = Path("/opt/twolane")
@@ -61,30 +62,41 @@ def write_pause(path: Path, program: Path) -> None:
 
 def write_product(path: Path, reference: str) -> None:
     """The product's image, which has `twolane` on its PATH once `mounts` are there."""
+    environment = [
+        f"PATH={INSIDE}/bin:{INSIDE}/environment/bin:/usr/local/bin:/usr/bin:/bin",
+        f"PYTHONPATH={':'.join(str(INSIDE / name) for name in _SOURCES)}",
+        "PYTHONDONTWRITEBYTECODE=1",
+    ]
+    program = f"{INSIDE}/bin/twolane".lstrip("/")
+    config = {"Env": environment, "User": str(_USER)}
+    _write(path, reference, _nearly_empty({program: _SCRIPT}), config)
+
+
+def write_redis(path: Path) -> None:
+    """An image for the chart's Redis: that of this machine's distribution, once `mounts` are there."""
+    _write(path, REDIS, _nearly_empty({}), {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]})
+
+
+def _nearly_empty(programs: dict[str, str]) -> bytes:
+    """A layer with programs, users and the links of a root folder whose /usr is mounted."""
     files = {
         "etc/passwd": f"root:x:0:0::/:/bin/false\ntwolane:x:{_USER}:{_USER}::/tmp:/bin/false\n",
         "etc/group": f"root:x:0:\ntwolane:x:{_USER}:\n",
         "etc/nsswitch.conf": "hosts: files dns\n",
+        **programs,
     }
-    program = f"{INSIDE}/bin/twolane".lstrip("/")
-    files[program] = _SCRIPT
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as layer:
         for name, text in files.items():
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(text), 0o755 if name == program else 0o644
+            entry.size, entry.mode = len(text), 0o755 if name in programs else 0o644
             layer.addfile(entry, io.BytesIO(text.encode()))
         for name in ("bin", "sbin", "lib", "lib64"):
             if Path("/", name).is_symlink():
                 entry = tarfile.TarInfo(name)
                 entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(f"/{name}").lstrip("/")
                 layer.addfile(entry)
-    environment = [
-        f"PATH={INSIDE}/bin:{INSIDE}/environment/bin:/usr/local/bin:/usr/bin:/bin",
-        f"PYTHONPATH={':'.join(str(INSIDE / name) for name in _SOURCES)}",
-        "PYTHONDONTWRITEBYTECODE=1",
-    ]
-    _write(path, reference, content.getvalue(), {"Env": environment, "User": str(_USER)})
+    return content.getvalue()
 
 
 def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:

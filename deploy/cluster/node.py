@@ -21,6 +21,8 @@ from deploy.cluster.network import Network
 from deploy.cluster.processes import Process, StartError
 
 READY_TIMEOUT_S = 60.0
+# An image with the tensor library has gigabytes.
+IMPORT_TIMEOUT_S = 600.0
 _SOCKET = "/run/containerd/containerd.sock"
 # The kubelet wants these values and would set them for the whole machine: it reads them from files of ours.
 _TUNABLES = {
@@ -136,12 +138,21 @@ class Node:
         return _succeeds(lambda: self.enclosure.run(*command, timeout_s=5.0))
 
     def _bring_images(self) -> None:
-        pause, product = self._folder / "pause.tar", self._folder / "product.tar"
+        pause, product, redis = (self._folder / f"{name}.tar" for name in ("pause", "product", "redis"))
         images.write_pause(pause, self._programs["pause"])
         images.write_product(product, self.plan.image)
+        images.write_redis(redis)
+        for path in (pause, product, redis):
+            self.import_image(path)
+
+    def import_image(self, path: Path) -> None:
+        """Brings an image in from a tar file.
+
+        Raises:
+            StartError: containerd refuses it.
+        """
         importing = ("ctr", "--address", _SOCKET, "--namespace", "k8s.io", "images", "import")
-        for path in (pause, product):
-            self.enclosure.run(*importing, "--snapshotter", "native", str(path))
+        self.enclosure.run(*importing, "--snapshotter", "native", str(path), timeout_s=IMPORT_TIMEOUT_S)
 
     def _containerd_config(self) -> str:
         cni = self._folder / "cni"

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from deploy.cluster.binaries import ensure
-from deploy.cluster.images import INSIDE
+from deploy.cluster.images import INSIDE, REDIS
 from deploy.cluster.real_cluster import IMAGE
 from tests.node.load import Load
 from tests.operator.cluster.kube import ROOT, Json, Kube, Refused, eventually
@@ -47,6 +47,11 @@ def image() -> str:
     return given or IMAGE
 
 
+def redis_image() -> str:
+    """Image of the chart's Redis; "" takes the chart's default."""
+    return os.environ.get("TWOLANE_TEST_REDIS_IMAGE", "") or ("" if GIVEN else REDIS)
+
+
 def model_path() -> str:
     """Where the demo model lies in the image."""
     ours = INSIDE / "services" / "twolane" / "demo_model"
@@ -69,16 +74,26 @@ class Helm:
 
     def install(self) -> str:
         """Installs the chart, and waits until the operator is ready."""
-        repository, _, tag = image().rpartition(":")
-        registry, _, name = repository.rpartition("/")
-        values: Json = {"image": {"registry": registry, "repository": name, "tag": tag}}
-        values["tls"] = {"secrets": True}
-        text = yaml.safe_dump(values)
+        return self._bring("install", {})
+
+    def upgrade(self, **values: Any) -> str:
+        """The same with other values beside, in place."""
+        return self._bring("upgrade", values)
+
+    def _bring(self, verb: str, more: Json) -> str:
+        values: Json = {"image": split(image()), "tls": {"secrets": True}, **more}
         path = Path(self._kube.kubeconfig.parent, "values.yaml")
-        path.write_text(text, encoding="utf-8")
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
         chart = str(ROOT / "helm" / "twolane")
         wait = ("--wait", "--timeout", f"{START_S:.0f}s")
-        return self.run("install", "twolane", chart, "--values", str(path), *wait)
+        return self.run(verb, "twolane", chart, "--values", str(path), *wait)
+
+
+def split(reference: str) -> Json:
+    """A reference of an image as the chart's values have it."""
+    repository, _, tag = reference.rpartition(":")
+    registry, _, name = repository.rpartition("/")
+    return {"registry": registry, "repository": name, "tag": tag}
 
 
 class Model:

@@ -126,8 +126,9 @@ def test_ranks_of_two_revisions_never_meet(pair: Model) -> None:
         places = {pod["status"]["podIP"]: _worker(pod) for pod in both}
         assert len(set(places.values())) == 2
         for pod in both:
-            own = {address for address, worker in places.items() if worker == _worker(pod)}
-            assert _peers(pair, pod) & set(places) == own - {pod["status"]["podIP"]}
+            mates = {address for address, worker in places.items() if worker == _worker(pod)}
+            itself = {pod["status"]["podIP"]}
+            assert (_peers(pair, pod) & set(places)) - itself == mates - itself
         eventually(lambda: {pod["metadata"]["labels"][REVISION] for pod in _ranks(pair)} != {before}, START_S)
         eventually(lambda: len(_ranks(pair)) == 2, START_S)
         load.wait_for(3)
