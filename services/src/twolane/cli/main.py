@@ -36,6 +36,7 @@ VERBS = (
     Verb("worker", "twolane.worker.main", "run a worker: prefill, decode or mixed"),
     Verb("broker", "twolane.broker.main", "run the broker: leases, registry, prefix index"),
     Verb("operator", "twolane.operator.main", "run the Kubernetes operator"),
+    Verb("operator leave", "twolane.operator.leave", "stop the operator and let its ModelDeployments go"),
     Verb("fetch", "twolane.operator.fetch_model", "copy a model from S3 or a hub into a folder"),
     Verb("bench serve", "twolane.bench.main", "replay a trace against an OpenAI address"),
     Verb(
