@@ -122,6 +122,14 @@ format: $(VENV)/installed-dev ## format the code and sort imports
 bench: $(VENV)/installed ## replay a generated load against http://127.0.0.1:8000 (FLAGS="--url ... --trace ...")
 	@exec $(BIN)/twolane bench serve $(FLAGS)
 
+.PHONY: policies
+REQUESTS ?= 1000
+OUT ?= results/policies
+policies: $(VENV)/installed ## compare all policies in simulation, and go on where it ended (TRACES="FILE ..." OUT=... FLAGS="--minutes 30")
+	$(BIN)/twolane bench policies --requests $(REQUESTS) --traces $(TRACES) --out $(OUT)/all $(FLAGS)
+	$(BIN)/twolane bench policies --requests $(REQUESTS) --ablation --prefill-workers 3 --loads 1.0 0.7 0.9 \
+		--traces $(TRACES) --workloads mix63 mix80 azure2023_code mooncake_conversation --out $(OUT)/ablation $(FLAGS)
+
 .PHONY: pins
 pins: $(VENV)/installed-dev ## write constraints.txt from what .venv holds now
 	$(BIN)/pip freeze --disable-pip-version-check --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==[^ @]+$$' > constraints.txt

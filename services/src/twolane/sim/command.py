@@ -7,6 +7,7 @@ an exit status.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,16 +24,13 @@ from twolane.sim.compare import (
     ABLATION,
     POLICIES,
     Cell,
-    CellKey,
     Plan,
     Variant,
-    cells_json,
-    cells_of,
     default_settings,
-    run_plan,
     summary_rows,
 )
-from twolane.sim.comparison_tables import compact_json, comparison_tables
+from twolane.sim.comparison_runs import RunBook, processors, run_plan
+from twolane.sim.comparison_tables import compact_json, comparison_tables, rival_table, target_table
 from twolane.sim.plots import by_load
 from twolane.sim.profile_file import BUILT_IN, DEFAULT
 from twolane.sim.progress import shown_progress
@@ -45,7 +43,8 @@ from twolane.workload.traces import TraceRequest, overlaid, read_trace
 PROFILE_HELP = f"a file of `twolane profile`, or one of {', '.join(BUILT_IN)}"
 Say = Callable[[str], None]
 
-LOADS = (0.3, 0.5, 0.7, 0.9, 1.0, 1.1)
+# The most telling ones first: a comparison may be stopped early.
+LOADS = (1.0, 0.7, 0.9, 1.1, 0.3, 0.5)
 QUICK_LOADS = (0.7, 0.9, 1.0)
 PANELS = {
     "short_ttft_p90_s": "short TTFT p90 (s)",
@@ -210,17 +209,24 @@ def _compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prefill-workers", type=int, default=2)
     parser.add_argument("--profile", default=DEFAULT, help=PROFILE_HELP)
     parser.add_argument(
-        "--add",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="runs.json of earlier comparisons, not to be run again",
+        "--jobs", type=int, default=processors(), help="runs at a time; one per processor by default"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="begin nothing new after so long; the same command goes on later where this one ended",
+    )
+    parser.add_argument(
+        "--any-code", action="store_true", help="go on in --out even if its runs were made by other code"
     )
     parser.add_argument(
         "--ablation", action="store_true", help="compare the parts of laps instead of all policies"
     )
     parser.add_argument("--quick", action="store_true", help="three loads, two seeds, 1,000 requests")
-    parser.add_argument("--out", type=Path, help="folder for comparison.json and one SVG per workload")
+    parser.add_argument(
+        "--out", type=Path, help="folder for runs, tables and figures; what is there is not run again"
+    )
     return parser
 
 
@@ -242,29 +248,27 @@ def _compare(options: argparse.Namespace, say: Say) -> None:
             default_settings(), prefill_workers=options.prefill_workers, profile=options.profile
         ),
     )
-    done: dict[CellKey, Cell] = {}
-    for path in options.add:
-        if not path.is_file():
-            raise InvalidRequest(f"--add {path}: there is no such file")
-        done |= cells_of(path.read_bytes(), path.name)
-    cells: list[Cell] = []
-    for cell in run_plan(plan, say, done):
-        cells.append(cell)
-        if options.out is not None and len(cells) % len(plan.variants) == 0:
-            # A comparison takes long: what is done survives an end before its time.
-            options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / "runs.json").write_bytes(cells_json(cells))
+    if options.jobs < 1:
+        raise InvalidRequest(f"--jobs {options.jobs}: must be at least 1")
+    book = RunBook.open(options.out, plan, any_code=options.any_code)
+    run_plan(plan, book, say, options.jobs, 60.0 * options.minutes)
     if options.out is not None:
+        cells = book.cells(plan)
         _save_comparison(options.out, plan, cells)
-        say(f"wrote runs.json, comparison.json, tables.md and {len(plan.workloads)} figures to {options.out}")
+        runs = sum(len(cell.runs) for cell in cells)
+        full = len(plan.workloads) * len(plan.loads) * len(plan.variants) * len(plan.seeds)
+        say(f"{runs} of {full} runs; wrote tables and {len(plan.workloads)} figures to {options.out}")
 
 
 def _save_comparison(folder: Path, plan: Plan, cells: list[Cell]) -> None:
     rows = summary_rows(cells)
     (folder / "comparison.json").write_bytes(compact_json(rows))
     (folder / "tables.md").write_text(comparison_tables(rows), encoding="utf-8")
-    for workload in plan.workloads:
-        (folder / f"{workload.name}.svg").write_text(by_load(rows, workload.name, PANELS), encoding="utf-8")
+    ours = [name for name in ("laps", "+adaptive") if any(row["policy"] == name for row in rows)]
+    text = "\n".join(target_table(rows, name) + "\n" + rival_table(cells, name) for name in ours)
+    (folder / "targets.md").write_text(text, encoding="utf-8")
+    for name in dict.fromkeys(cell.workload for cell in cells):
+        (folder / f"{name}.svg").write_text(by_load(rows, name, PANELS), encoding="utf-8")
 
 
 def _workloads(options: argparse.Namespace) -> list[Workload]:

@@ -1,30 +1,25 @@
 """Compares prefill policies over workloads, loads and seeds: the data behind `twolane bench policies`.
 
 All policies see the same requests on the same engine, so that each seed gives a paired ratio to fcfs;
-intervals are bootstrapped over seeds.
+intervals are bootstrapped over seeds. comparison_runs plays the runs, this module says what they are.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import orjson
 
-from twolane.core.errors import InvalidRequest
 from twolane.policies.settings import PrefillSettings
 from twolane.sim.cluster import Simulation
 from twolane.sim.outcome import SimOutcome
 from twolane.sim.settings import SimSettings
-from twolane.sim.workloads import Workload, decode_workers_for, fcfs_capacity
+from twolane.sim.workloads import Workload, decode_workers_for
 from twolane.workload.latency import bootstrap_interval
 
-Say = Callable[[str], None]
-# Workload, load and variant.
-CellKey = tuple[str, float, str]
+Numbers = Mapping[str, float]
 
 # Numbers of a run that reports show, and whether more is better.
 METRICS = (
@@ -117,44 +112,42 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that share their requests: one workload, load and seed.
+
+    Attributes:
+        workload: its name.
+        load: share of the fcfs capacity.
+        seed: of the draw and of the simulations.
+    """
+
+    workload: str
+    load: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
-    """One workload, load and variant: per-seed numbers."""
+    """One workload, load and variant: numbers by seed."""
 
     workload: str
     load: float
     variant: str
     mixed: bool
-    runs: Sequence[Mapping[str, float]]
+    runs: Mapping[int, Numbers]
 
 
-def run_plan(plan: Plan, say: Say, done: Mapping[CellKey, Cell] | None = None) -> Iterator[Cell]:
-    """Runs everything, workload by workload, and says a line per cell; cells that are done are taken over."""
-    known = done or {}
-    for workload in plan.workloads:
-        capacity = 0.0
-        for load in plan.loads:
-            left = [each for each in plan.variants if (workload.name, load, each.name) not in known]
-            if left and capacity == 0.0:
-                capacity = fcfs_capacity(workload, plan.settings, plan.requests)
-            rate_per_s = capacity * plan.settings.prefill_workers * load
-            fresh = {cell.variant: cell for cell in _run_load(plan, left, workload, load, rate_per_s)}
-            for variant in plan.variants:
-                cell = fresh.get(variant.name) or known[workload.name, load, variant.name]
-                say(_line(cell))
-                yield cell
-
-
-def _run_load(
-    plan: Plan, variants: Sequence[Variant], workload: Workload, load: float, rate_per_s: float
-) -> list[Cell]:
-    runs: dict[str, list[Mapping[str, float]]] = {variant.name: [] for variant in variants}
-    for seed in plan.seeds if variants else ():
-        requests = workload.draw(np.random.default_rng([seed, round(load * 1000)]), rate_per_s, plan.requests)
-        decode_workers = decode_workers_for(requests, plan.settings, DECODE_USE)
-        for variant in variants:
-            settings = _settings(plan, variant, decode_workers, seed, requests[-1].arrival_s)
-            runs[variant.name].append(numbers(Simulation(settings, requests).run()))
-    return [Cell(workload.name, load, name, workload.mixed, found) for name, found in runs.items()]
+def play(
+    plan: Plan, group: Group, rate_per_s: float, variants: Sequence[Variant]
+) -> Iterator[tuple[str, Numbers]]:
+    """Simulates a group under each variant; its requests arrive at this rate."""
+    workload = next(each for each in plan.workloads if each.name == group.workload)
+    rng = np.random.default_rng([group.seed, round(group.load * 1000)])
+    requests = workload.draw(rng, rate_per_s, plan.requests)
+    decode_workers = decode_workers_for(requests, plan.settings, DECODE_USE)
+    for variant in variants:
+        settings = _settings(plan, variant, decode_workers, group.seed, requests[-1].arrival_s)
+        yield variant.name, numbers(Simulation(settings, requests).run())
 
 
 def _settings(plan: Plan, variant: Variant, decode_workers: int, seed: int, span_s: float) -> SimSettings:
@@ -168,28 +161,6 @@ def _settings(plan: Plan, variant: Variant, decode_workers: int, seed: int, span
         seed=seed,
         **variant.cluster,
     )
-
-
-def cells_json(cells: Iterable[Cell]) -> bytes:
-    """Every number of every run, for later comparisons with `cells_of`."""
-    return orjson.dumps([asdict(cell) for cell in cells], default=float)
-
-
-def cells_of(content: bytes, source: str) -> dict[CellKey, Cell]:
-    """Cells of an earlier comparison, by workload, load and variant.
-
-    Raises:
-        InvalidRequest: it is no such file.
-    """
-    try:
-        found = [Cell(**cell) for cell in orjson.loads(content)]
-    except (orjson.JSONDecodeError, TypeError) as error:
-        raise InvalidRequest(f"{source} holds no runs of a comparison: {error}") from error
-    # JSON has no NaN.
-    for cell in found:
-        for run in cell.runs:
-            run.update({name: math.nan for name, value in run.items() if value is None})  # type: ignore[attr-defined]
-    return {(cell.workload, cell.load, cell.variant): cell for cell in found}
 
 
 def numbers(outcome: SimOutcome) -> dict[str, float]:
@@ -230,10 +201,11 @@ def summary_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
         }
         pair = base.get((cell.workload, cell.load))
         for metric in METRICS:
-            values = [run[metric] for run in cell.runs]
-            row[metric] = _triple(values, rng)
+            row[metric] = _triple([run[metric] for run in cell.runs.values()], rng)
             if pair is not None:
-                row[f"{metric}_ratio"] = _triple(ratios(values, [run[metric] for run in pair.runs]), rng)
+                both = [seed for seed in cell.runs if seed in pair.runs]
+                ours, theirs = ([one.runs[seed][metric] for seed in both] for one in (cell, pair))
+                row[f"{metric}_ratio"] = _triple(ratios(ours, theirs), rng)
         rows.append(row)
     return rows
 
@@ -252,18 +224,6 @@ def ratios(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
 def _triple(values: Sequence[float], rng: np.random.Generator) -> list[float | None]:
     interval = bootstrap_interval(values, rng)
     return [None if np.isnan(x) else round(float(x), 5) for x in (interval.mean, interval.low, interval.high)]
-
-
-def _line(cell: Cell) -> str:
-    def mean(metric: str) -> float:
-        known = [run[metric] for run in cell.runs if not math.isnan(run[metric])]
-        return sum(known) / len(known) if known else math.nan
-
-    return (
-        f"{cell.workload:22s} {cell.load:4.2f} {cell.variant:13s} "
-        f"short p90 {mean('short_ttft_p90_s'):8.3f} s  long p99 {mean('long_ttft_p99_s'):8.3f} s  "
-        f"misses {100 * mean('slo_miss'):6.2f} %  goodput {mean('goodput_per_s'):8.2f} /s"
-    )
 
 
 def default_settings() -> SimSettings:

@@ -1,4 +1,7 @@
-"""A comparison of policies as Markdown tables and as JSON that stays small."""
+"""A comparison of policies as Markdown tables and as JSON that stays small.
+
+Also which targets a policy meets against fcfs, and in how many cells it is better or worse than each rival.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+
+from twolane.sim.compare import BASELINE, Cell
 
 Row = Mapping[str, Any]
 
@@ -19,7 +24,7 @@ def comparison_tables(rows: Sequence[Row]) -> str:
     """A table per workload: means over seeds, ratios paired with fcfs and their 95 % intervals."""
     parts = []
     for name in dict.fromkeys(row["workload"] for row in rows):
-        lines = [_line(row) for row in rows if row["workload"] == name]
+        lines = [_line(row) for row in sorted(rows, key=_load) if row["workload"] == name]
         parts.append("\n".join([f"## {name}\n", HEADER, *lines]))
     return "\n\n".join(parts) + "\n"
 
@@ -48,6 +53,100 @@ def _interval(triple: Sequence[float | None] | None) -> str:
         return "–"
     mean, low, high = triple
     return f"{mean:.2f} ({low:.2f}–{high:.2f})"
+
+
+def _load(row: Row) -> float:
+    return float(row["load"])
+
+
+# Targets against fcfs at equal load, and from which share of fcfs's own misses on they can be met.
+SHORT_P90, MISSES, GOODPUT, LONG_P99 = 0.4, 0.5, 1.5, 1.1
+LEAST_MISSES, GOODPUT_MISSES = 0.005, 1 / 3
+TARGET_HEADER = (
+    "| workload | load | seeds | short TTFT p90 (at most 0.4) | SLO misses, fcfs → policy (at most half) "
+    "| goodput (1.5 where fcfs misses a third) | long TTFT p99 (at most 1.1) |\n" + "| --- " * 7 + "|"
+)
+
+
+def target_table(rows: Sequence[Row], policy: str) -> str:
+    """Every cell of a policy against its targets: ratios to fcfs with intervals; missed ones in bold."""
+    base = {(row["workload"], row["load"]): row for row in rows if row["policy"] == BASELINE}
+    lines = []
+    for row in sorted(rows, key=_load):
+        pair = base.get((row["workload"], row["load"]))
+        if row["policy"] == policy and pair is not None:
+            lines.append((row["workload"], _targets(row, pair)))
+    order = list(dict.fromkeys(row["workload"] for row in rows))
+    lines.sort(key=lambda line: order.index(line[0]))
+    return "\n".join([f"## {policy} against fcfs\n", TARGET_HEADER, *(line for _, line in lines)]) + "\n"
+
+
+def _targets(row: Row, pair: Row) -> str:
+    ours, theirs = row["slo_miss"][0], pair["slo_miss"][0]
+    short, long, goodput = (
+        row[f"{name}_ratio"] for name in ("short_ttft_p90_s", "long_ttft_p99_s", "goodput_per_s")
+    )
+    is_mixed = row["mixed"]
+    cells = [
+        row["workload"],
+        f"{100 * row['load']:.0f}%",
+        str(row["seeds"]),
+        _judged(_interval(short), is_mixed and short[0] is not None and short[0] > SHORT_P90),
+        _judged(
+            f"{theirs:.1%} → {ours:.1%}",
+            ours > max(LEAST_MISSES, MISSES * theirs if is_mixed else theirs + LEAST_MISSES),
+        ),
+        _judged(_interval(goodput), goodput[0] < (GOODPUT if is_mixed and theirs > GOODPUT_MISSES else 0.98)),
+        _judged(_interval(long), long[0] is not None and long[0] > LONG_P99),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _judged(text: str, missed: bool) -> str:
+    return f"**{text}**" if missed else text
+
+
+# Metrics of the comparison with rivals, and what counts as equal: a share of the rival's, or points.
+RIVAL_METRICS = (
+    ("slo_miss", "SLO misses", 0.0, 0.005),
+    ("short_ttft_p90_s", "short TTFT p90", 0.05, 0.0),
+    ("long_ttft_p99_s", "long TTFT p99", 0.05, 0.0),
+    ("tpot_p99_s", "TPOT p99", 0.05, 0.0),
+)
+
+
+def rival_table(cells: Sequence[Cell], policy: str) -> str:
+    """In how many cells a policy is better than, equal to and worse than each rival, on seeds both have."""
+    by_key = {(cell.workload, cell.load, cell.variant): cell for cell in cells}
+    labels = [label for _, label, _, _ in RIVAL_METRICS]
+    lines = [
+        f"## {policy} against each rival: cells better / equal / worse\n",
+        "Equal: within half a point of misses, or within 5 %.\n",
+        "| rival | " + " | ".join(labels) + " |",
+        "| --- " * (len(labels) + 1) + "|",
+    ]
+    for rival in dict.fromkeys(cell.variant for cell in cells):
+        if rival == policy:
+            continue
+        counts = {metric: [0, 0, 0] for metric, _, _, _ in RIVAL_METRICS}
+        for cell in cells:
+            other = by_key.get((cell.workload, cell.load, rival))
+            if cell.variant == policy and other is not None:
+                _count(counts, cell, other)
+        shown = [" / ".join(map(str, found)) for found in counts.values()]
+        lines.append(f"| {rival} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _count(counts: Mapping[str, list[int]], ours: Cell, theirs: Cell) -> None:
+    both = [seed for seed in ours.runs if seed in theirs.runs]
+    for metric, _, share, points in RIVAL_METRICS:
+        pairs = [(ours.runs[seed][metric], theirs.runs[seed][metric]) for seed in both]
+        pairs = [pair for pair in pairs if pair[0] == pair[0] and pair[1] == pair[1]]
+        if pairs:
+            mine, other = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+            slack = max(points, share * other)
+            counts[metric][0 if mine < other - slack else 2 if mine > other + slack else 1] += 1
 
 
 def compact_json(rows: Sequence[Row]) -> bytes:

@@ -63,7 +63,10 @@ def by_load(rows: Sequence[Mapping[str, Any]], workload: str, metrics: Mapping[s
     policies = list(dict.fromkeys(row["policy"] for row in chosen))
     for panel, (metric, label) in zip(panels, metrics.items(), strict=True):
         for policy in policies:
-            points = [row for row in chosen if row["policy"] == policy and row[metric][0] is not None]
+            points = sorted(
+                (row for row in chosen if row["policy"] == policy and row[metric][0] is not None),
+                key=lambda row: float(row["load"]),
+            )
             loads = [row["load"] for row in points]
             means = [max(row[metric][0], 1e-4) for row in points]
             width = 2.2 if policy == "laps" else 1.1
