@@ -150,6 +150,11 @@ class Bench:
         self.operator.stop()
         self.start_operator()
 
+    def seen_anew(self) -> bool:
+        """Whether an operator that started anew has looked at everything and come to rest."""
+        looks = self._samples().get("twolane_operator_reconcile_seconds_count{}", 0.0)
+        return looks >= self._size.models and self.idle()
+
     def idle(self) -> bool:
         """Whether hardly anything is reconciled but what is looked at again anyway, from time to time."""
         before = self._samples()
@@ -259,7 +264,7 @@ def run(folder: Path, size: Size) -> Json:
                 bench.kubectl("scale", "wp", *names, "-n", f"team-{namespace}", f"--replicas={grown}")
 
         bench.phase("scale 50 pools", scale, lambda: bench.ready() == models and bench.idle())
-        bench.phase("restart", bench.restart, bench.idle, anew=True)
+        bench.phase("restart", bench.restart, bench.seen_anew, anew=True)
         pods = len(bench.kubectl("get", "pods", "-A", "-o", "name").split())
 
         def delete() -> None:

@@ -27,6 +27,14 @@ def _store() -> tuple[Store, list[tuple[str, str]]]:
     return store, woken
 
 
+def _replace(store: Store, namespace: str, bodies: list[Json], version: str) -> None:
+    """A list of Deployments, an object a page."""
+    taken = store.replace("Deployment", namespace, version)
+    for body in bodies:
+        taken.take([body])
+    taken.finish()
+
+
 def _replicas(store: Store, name: str = "a") -> int | None:
     found = store.get("Deployment", "team", name)
     return None if found is None else int(found["spec"]["replicas"])
@@ -75,10 +83,10 @@ def test_what_we_deleted_is_gone_though_the_watch_still_tells_of_its_last_days()
 def test_a_list_takes_away_what_it_lacks_but_nothing_that_was_written_after_it() -> None:
     """As after a watch that expired: deletions were told to nobody."""
     store, woken = _store()
-    store.replace("Deployment", "", [_child(3, "a"), _child(4, "b", uid="u-2")], "5")
+    _replace(store, "", [_child(3, "a"), _child(4, "b", uid="u-2")], "5")
     store.answered(_child(9, "c", uid="u-3"))
     woken.clear()
-    store.replace("Deployment", "", [_child(3, "a")], "8")
+    _replace(store, "", [_child(3, "a")], "8")
     assert [_replicas(store, name) for name in "abc"] == [3, None, 9]
     assert woken == [PLACE]
 
@@ -86,16 +94,16 @@ def test_a_list_takes_away_what_it_lacks_but_nothing_that_was_written_after_it()
 def test_an_api_server_whose_memory_was_set_back_is_believed() -> None:
     """Versions begin anew after a restore; ours are worth nothing then."""
     store, _ = _store()
-    store.replace("Deployment", "", [_child(90)], "100")
-    store.replace("Deployment", "", [_child(3)], "40")
+    _replace(store, "", [_child(90)], "100")
+    _replace(store, "", [_child(3)], "40")
     assert _replicas(store) == 3
 
 
 def test_a_list_of_one_namespace_says_nothing_of_another() -> None:
     """An operator of two namespaces has a watch in each."""
     store, _ = _store()
-    store.replace("Deployment", "team", [_child(3)], "5")
-    store.replace("Deployment", "other", [], "8")
+    _replace(store, "team", [_child(3)], "5")
+    _replace(store, "other", [], "8")
     assert _replicas(store) == 3
     store.answered(_child(4))
     assert _replicas(store) == 3
@@ -107,7 +115,7 @@ def test_a_list_of_one_model_leaves_all_others_alone() -> None:
     """It is read before what can't be undone."""
     store, _ = _store()
     other = _child(2, "b", uid="u-2", metadata={"labels": {MODEL_LABEL: "other"}})
-    store.replace("Deployment", "", [_child(3), other], "5")
+    _replace(store, "", [_child(3), other], "5")
     store.replace_of_model("Deployment", PLACE, [], "9")
     assert [_replicas(store, name) for name in "ab"] == [None, 2]
     assert store.of_model("Deployment", "team", "other")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -87,6 +90,16 @@ class OperatorProcess:
     def running(self) -> bool:
         """Whether it has not ended."""
         return self._child is not None and self._child.poll() is None
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """It does nothing meanwhile, as a process that gets no processor; it sees later what it missed."""
+        assert self._child is not None
+        self._child.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._child.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
         """Asks it to end; returns its exit status."""

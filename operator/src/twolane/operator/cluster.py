@@ -112,21 +112,28 @@ class Cluster:
                 return None
             raise
 
-    async def list(self, kind: str, namespace: str, selector: str = "") -> Listing:
-        """All objects with the labels; every namespace when it is empty.
+    async def pages(self, kind: str, namespace: str, selector: str = "") -> AsyncIterator[Listing]:
+        """All objects with the labels, page by page; of every namespace when it is empty.
 
         Raises:
             ClusterError: 404 when the cluster does not know the kind; 410 when it took too long.
         """
-        items: list[Json] = []
         query = {"labelSelector": selector, "limit": str(PAGE_OBJECTS)}
         while True:
             answer = await self._request("GET", _path(kind, namespace), query)
             # Entries of a list do not say what they are.
-            items += [{**item, "kind": kind, "apiVersion": answer["apiVersion"]} for item in answer["items"]]
+            said = {"kind": kind, "apiVersion": answer["apiVersion"]}
+            yield Listing([item | said for item in answer["items"]], answer["metadata"]["resourceVersion"])
             if not (more := answer["metadata"].get("continue")):
-                return Listing(items, answer["metadata"]["resourceVersion"])
+                return
             query["continue"] = more
+
+    async def list(self, kind: str, namespace: str, selector: str = "") -> Listing:
+        """The same at once."""
+        found = Listing([], "0")
+        async for page in self.pages(kind, namespace, selector):
+            found = Listing(found.items + page.items, page.version)
+        return found
 
     async def watch(
         self, kind: str, namespace: str, selector: str, version: str, limit_s: int

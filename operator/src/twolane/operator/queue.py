@@ -22,7 +22,7 @@ class WorkQueue:
         spacing_s: least time between two looks at one key, so that a burst of events is one look.
     """
 
-    spacing_s: float = 0.2
+    spacing_s: float = 0.5
     _due: dict[Key, float] = field(default_factory=dict)
     _busy: set[Key] = field(default_factory=set)
     _looked: dict[Key, float] = field(default_factory=dict)

@@ -129,14 +129,16 @@ class Store:
         """The watch of a kind, in a namespace or ("") in all, has told of everything up to this version."""
         self._reached[kind, namespace] = int(version)
 
-    def replace(self, kind: str, namespace: str, bodies: Iterable[Json], version: str) -> None:
-        """Takes a whole list of a kind, in a namespace or ("") in all, as of a version."""
-        places = [place for place in self._held[kind] if namespace in ("", place[0])]
+    def replace(self, kind: str, namespace: str, version: str) -> Replacement:
+        """Begins to take a whole list of a kind, in a namespace or ("") in all, as of a version."""
         if int(version) < self._reached.get((kind, namespace), 0):
             # The API server's own memory was set back: nothing that we know is newer than its list.
-            for place in places:
+            for place in [place for place in self._held[kind] if namespace in ("", place[0])]:
                 self._drop(kind, place)
-        listed = self._take(kind, bodies)
+        return Replacement(self, kind, namespace, version)
+
+    def _finish(self, kind: str, namespace: str, listed: dict[Place, str], version: str) -> None:
+        places = [place for place in self._held[kind] if namespace in ("", place[0])]
         self._drop_unlisted(kind, places, set(listed), int(version))
         self._ended[kind].intersection_update(listed.values())
         self.reach(kind, namespace, version)
@@ -175,6 +177,25 @@ class Store:
 
     def _seen_to(self, kind: str, namespace: str) -> int:
         return max(self._reached.get((kind, scope), 0) for scope in (namespace, ""))
+
+
+class Replacement:
+    """A list that comes page by page, so that its objects are never all in memory at a time."""
+
+    def __init__(self, store: Store, kind: str, namespace: str, version: str) -> None:
+        self._store = store
+        self._kind = kind
+        self._namespace = namespace
+        self.version = version
+        self._listed: dict[Place, str] = {}
+
+    def take(self, bodies: Iterable[Json]) -> None:
+        """Takes a page."""
+        self._listed |= self._store._take(self._kind, bodies)
+
+    def finish(self) -> None:
+        """The list is complete: what it lacks is gone, unless it was made since."""
+        self._store._finish(self._kind, self._namespace, self._listed, self.version)
 
 
 def _read(held: _Held) -> Json:

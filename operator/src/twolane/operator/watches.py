@@ -12,7 +12,7 @@ import random
 
 from twolane.operator.cluster import Cluster, ClusterError
 from twolane.operator.names import MANAGER, MODEL_DEPLOYMENT, MODEL_LABEL
-from twolane.operator.store import KINDS
+from twolane.operator.store import KINDS, Replacement
 
 log = logging.getLogger(__name__)
 
@@ -81,20 +81,30 @@ class _Watch:
                 await self._pause(error)
 
     async def _list(self) -> str:
-        """Reads everything; a kind that the cluster does not know has no objects."""
+        """Reads everything and returns as of which version; waits while the cluster has no such kind."""
         while True:
             try:
-                listing = await self._cluster.list(self._kind, self._namespace, self._selector)
+                version = await self._replace()
             except ClusterError as error:
                 if error.status != 404:
                     raise
-                self._cluster.store.replace(self._kind, self._namespace, [], "0")
-                self.listed.set()
-                await asyncio.sleep(ABSENT_S)
-                continue
-            self._cluster.store.replace(self._kind, self._namespace, listing.items, listing.version)
+                # There is none of it.
+                self._cluster.store.replace(self._kind, self._namespace, "0").finish()
+                version = ""
             self.listed.set()
-            return listing.version
+            if version:
+                return version
+            await asyncio.sleep(ABSENT_S)
+
+    async def _replace(self) -> str:
+        taken: Replacement | None = None
+        async for page in self._cluster.pages(self._kind, self._namespace, self._selector):
+            if taken is None:
+                taken = self._cluster.store.replace(self._kind, self._namespace, page.version)
+            taken.take(page.items)
+        assert taken is not None
+        taken.finish()
+        return taken.version
 
     async def _follow(self, version: str, until: float) -> None:
         """Watches from a version on; returns when another list is due."""
@@ -136,7 +146,9 @@ class _Watch:
         self._failures += 1
         longest_s = min(self._first_pause_s * 2 ** min(self._failures - 1, 16), LONGEST_PAUSE_S)
         pause_s = max(longest_s * random.uniform(0.5, 1.0), error.retry_after_s)
-        if error.status not in (0, 410):
+        if error.status == 410:
+            log.info("watch expired; listed anew", extra={"kind": self._kind})
+        elif error.status:
             words = {"kind": self._kind, "status": error.status, "reason": str(error), "pause_s": pause_s}
             log.warning("watch refused", extra=words)
         await asyncio.sleep(pause_s)
