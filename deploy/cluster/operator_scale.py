@@ -35,6 +35,7 @@ QUIET_S = 60.0
 CALM_S = 5.0
 RESYNC_S = 300.0
 POLL_S = 4.0
+MODELS = "/apis/serving.twolane.dev/v1alpha1/modeldeployments"
 DEVICES = 16
 """Of each node: more than the workers need, or some would wait for ever."""
 Json = dict[str, Any]
@@ -138,12 +139,9 @@ class Bench:
         found = {name: _cpu_seconds(pid) for name, pid in self.plane.pids().items()}
         return found | {"kubectl": self._kubectl_s}
 
-    def left(self) -> int:
-        """ModelDeployments and pods that still exist; the first of many counts as one."""
-        paths = ("/apis/serving.twolane.dev/v1alpha1/modeldeployments", "/api/v1/pods")
-        return sum(
-            len(json.loads(self.kubectl("get", "--raw", f"{path}?limit=1"))["items"]) for path in paths
-        )
+    def any_left(self, path: str) -> bool:
+        """Whether an object of a path still exists."""
+        return bool(json.loads(self.kubectl("get", "--raw", f"{path}?limit=1"))["items"])
 
     def restart(self) -> None:
         """Ends the operator and starts it again."""
@@ -270,7 +268,9 @@ def run(folder: Path, size: Size) -> Json:
         def delete() -> None:
             bench.kubectl("delete", "md", "--all", "-A", "--wait=false")
 
-        bench.phase("delete all", delete, lambda: not bench.left() and bench.idle())
+        bench.phase("delete all", delete, lambda: not bench.any_left(MODELS))
+        # They follow by their owner references: the cluster's own work.
+        bench.phase("pods end", lambda: None, lambda: not bench.any_left("/api/v1/pods"))
         return {"nodes": size.nodes, "models": models, "pods": pods, "phases": bench.phases}
     finally:
         bench.operator.stop()
