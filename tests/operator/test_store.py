@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from twolane.operator.names import MODEL_LABEL
+from twolane.operator.names import MODEL_DEPLOYMENT, MODEL_LABEL
 from twolane.operator.resources.shape import Json
 from twolane.operator.store import Store
 
@@ -23,6 +23,8 @@ def _child(version: int, name: str = "a", kind: str = "Deployment", uid: str = "
 def _store() -> tuple[Store, list[tuple[str, str]]]:
     """A store, and whom it woke."""
     store, woken = Store(), list[tuple[str, str]]()
+    for name in ("demo", "other"):
+        store.put(_child(1, name, MODEL_DEPLOYMENT))
     store.on_change = woken.append
     return store, woken
 
@@ -162,6 +164,17 @@ def test_answers_of_other_kinds_are_not_kept(kind: str) -> None:
     store, woken = _store()
     store.answered(_child(3, kind=kind))
     assert woken == []
+
+
+def test_what_is_left_of_a_model_that_is_gone_wakes_nobody() -> None:
+    """Its end itself does."""
+    store, woken = _store()
+    store.put(_child(3))
+    woken.clear()
+    store.remove(_child(4, "demo", MODEL_DEPLOYMENT))
+    assert woken == [PLACE]
+    store.remove(_child(5))
+    assert woken == [PLACE]
 
 
 def test_a_reader_can_change_nothing() -> None:

@@ -99,7 +99,7 @@ class Store:
             self._unlink(kind, place, held.model)
         self._models[kind, place[0], model].add(place[1])
         if held is None or held.text != text:
-            self.on_change((place[0], model))
+            self._tell(kind, (place[0], model))
 
     def answered(self, body: Json) -> None:
         """Takes the answer of a write of our own, unless the watch is past it; other kinds are not kept."""
@@ -173,7 +173,12 @@ class Store:
         names.discard(place[1])
         if not names:
             del self._models[kind, place[0], model]
-        self.on_change((place[0], model))
+        self._tell(kind, (place[0], model))
+
+    def _tell(self, kind: str, model: Place) -> None:
+        # What is left of one that is gone ends by itself: thousands of pods, and nothing to decide.
+        if kind == MODEL_DEPLOYMENT or model in self._held[MODEL_DEPLOYMENT]:
+            self.on_change(model)
 
     def _seen_to(self, kind: str, namespace: str) -> int:
         return max(self._reached.get((kind, scope), 0) for scope in (namespace, ""))
