@@ -26,6 +26,8 @@ class _Api:
     def __init__(self, there: Json | None = None, store: Store | None = None) -> None:
         self.there = there
         self.store = store or Store()
+        declared = model_deployment()
+        self.store.put({**declared, "metadata": {**declared["metadata"], "resourceVersion": "1"}})
         self.asked: list[str] = []
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
@@ -44,7 +46,7 @@ class _Api:
         """The same; names of Events are always free."""
         return body if body["kind"] == "Event" else await self.apply_new(body)
 
-    async def write_status(self, kind: str, namespace: str, name: str, status: Json) -> Json:
+    async def write_status(self, kind: str, namespace: str, name: str, uid: str, status: Json) -> Json:
         """What is wrong ends there."""
         self.asked.append(f"status {status['conditions'][0]['reason']}")
         return status
@@ -52,6 +54,11 @@ class _Api:
     async def apply(self, body: Json) -> Json:
         """For an object whose uid is known."""
         self.asked.append(f"apply {body['metadata'].get('uid')}")
+        return body
+
+    async def merge(self, kind: str, namespace: str, name: str, body: Json, manager: str) -> Json:
+        """The same."""
+        self.asked.append(f"merge {body['metadata']['uid']}")
         return body
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
@@ -93,9 +100,10 @@ async def test_a_known_object_is_written_as_that_object_alone() -> None:
     """It may have been deleted and another made since it was seen."""
     store = Store()
     store.put(_body(uid="u-9", resourceVersion="3", **OWNER))
+    store.put(_body("Deployment", uid="u-8", resourceVersion="3", **OWNER))
     api = _Api(store=store)
-    await _carry_out(api, Apply(_body(), "changed"), Delete("Service", "demo"))
-    assert api.asked == ["apply u-9", "delete u-9"]
+    await _carry_out(api, Apply(_body(), "changed"), Scale("demo", 3), Delete("Service", "demo"))
+    assert api.asked == ["apply u-9", "merge u-8", "delete u-9"]
 
 
 def test_what_depends_on_what_is_not_taken_side_by_side() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from twolane.operator.cluster import _PATHS
+from twolane.operator.kinds import PATHS
 from twolane.operator.plugin.doctor import RIGHTS
 from twolane.operator.store import CHILD_KINDS, KINDS
 
@@ -30,14 +30,14 @@ def test_every_kind_of_child_may_be_made_changed_and_deleted() -> None:
     """What the plan makes."""
     rights = _rights()
     for kind in CHILD_KINDS:
-        assert rights[_PATHS[kind][1]] >= CHANGED | {"get", "list"}, kind
+        assert rights[PATHS[kind][1]] >= CHANGED | {"get", "list"}, kind
 
 
 def test_every_kind_that_is_watched_may_be_watched() -> None:
     """What wakes the reconciler."""
     rights = _rights()
     for kind in KINDS:
-        assert {"list", "watch"} <= rights[_PATHS[kind][1]], kind
+        assert {"list", "watch"} <= rights[PATHS[kind][1]], kind
 
 
 def test_what_the_doctor_asks_for_is_what_the_chart_gives() -> None:
@@ -50,7 +50,7 @@ def test_what_the_doctor_asks_for_is_what_the_chart_gives() -> None:
 def test_no_right_is_there_for_nothing() -> None:
     """Kinds nobody reads, and verbs nobody uses."""
     rights = _rights()
-    plurals = {plural for kind, (_, plural) in _PATHS.items() if kind not in ELSEWHERE}
+    plurals = {plural for kind, (_, plural) in PATHS.items() if kind not in ELSEWHERE}
     subresources = {"modeldeployments/status", "workerpools/status", "modeldeployments/finalizers"}
     assert set(rights) <= plurals | subresources
     assert rights["modeldeployments"] == {"get", "list", "watch", "patch"}

@@ -21,7 +21,7 @@ from twolane.operator.actions import (
 from twolane.operator.cluster import Cluster, ClusterError
 from twolane.operator.events import Recorder
 from twolane.operator.metrics import OperatorMetrics
-from twolane.operator.names import FINALIZER, MODEL_DEPLOYMENT, SEED_ANNOTATION, SEED_MANAGER
+from twolane.operator.names import FINALIZER, MANAGER, MODEL_DEPLOYMENT, SEED_ANNOTATION, SEED_MANAGER
 from twolane.operator.observe import owned_by
 from twolane.operator.observed import Observed
 from twolane.operator.plan import plan_refused
@@ -109,21 +109,37 @@ class Applier:
             case Seed(body=body):
                 await self._create(observed, body)
             case PassOn(name=name, replicas=replicas):
-                annotations = {SEED_ANNOTATION: str(replicas)}
-                body = {"metadata": {"annotations": annotations}, "spec": {"replicas": replicas}}
-                await self._cluster.merge("WorkerPool", namespace, name, body, SEED_MANAGER)
+                metadata = {"annotations": {SEED_ANNOTATION: str(replicas)}}
+                await self._scale(("WorkerPool", namespace, name), replicas, metadata, SEED_MANAGER)
             case Scale(name=name, replicas=replicas, kind=kind):
-                await self._cluster.merge(kind, namespace, name, {"spec": {"replicas": replicas}})
+                await self._scale((kind, namespace, name), replicas, {})
             case Delete(kind=kind, name=name):
-                seen = self._cluster.store.get(kind, namespace, name)
-                await self._cluster.delete(kind, namespace, name, seen["metadata"]["uid"] if seen else "")
+                if (uid := self._uid(kind, namespace, name)) is not None:
+                    await self._cluster.delete(kind, namespace, name, uid)
             case SetFinalizer(present=present):
                 await self._set_finalizer(observed, present)
             case WriteStatus(kind=kind, name=name, status=status):
-                await self._cluster.write_status(kind, namespace, name, status)
+                uid = self._known(kind, namespace, name)
+                await self._cluster.write_status(kind, namespace, name, uid, status)
             case Emit(type=type_, reason=reason):
                 self._metrics.events.labels(type_, reason).inc()
                 await self._recorder.record(observed.model_deployment, action)
+
+    def _uid(self, kind: str, namespace: str, name: str) -> str | None:
+        """The uid of the object that was seen under a name; None when it is gone."""
+        seen = self._cluster.store.get(kind, namespace, name)
+        return None if seen is None else str(seen["metadata"]["uid"])
+
+    def _known(self, kind: str, namespace: str, name: str) -> str:
+        if (uid := self._uid(kind, namespace, name)) is None:
+            raise ClusterError(f"{kind} {name} went away meanwhile", 404)
+        return uid
+
+    async def _scale(
+        self, place: tuple[str, str, str], replicas: int, metadata: Json, manager: str = MANAGER
+    ) -> None:
+        body = {"metadata": {**metadata, "uid": self._known(*place)}, "spec": {"replicas": replicas}}
+        await self._cluster.merge(*place, body, manager)
 
     async def _apply(self, observed: Observed, action: Apply) -> None:
         """Applies an object of ours, or makes one; never takes over what has the name."""

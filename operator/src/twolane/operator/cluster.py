@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 
 import aiohttp
 import orjson
-from kubernetes.aio import client, config
+from kubernetes.aio import client
 
-from twolane.core.errors import ConfigError
+from twolane.operator.kinds import path_of
 from twolane.operator.metrics import OperatorMetrics
-from twolane.operator.names import API_VERSION, MANAGER
+from twolane.operator.names import MANAGER
 from twolane.operator.resources.shape import Json
 from twolane.operator.store import Store
 
@@ -33,25 +33,6 @@ _NO_VERSION = "1"
 _APPLY, _MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 Body = Json | list[Json]
-
-_PATHS = {
-    "ModelDeployment": (f"apis/{API_VERSION}", "modeldeployments"),
-    "WorkerPool": (f"apis/{API_VERSION}", "workerpools"),
-    "Deployment": ("apis/apps/v1", "deployments"),
-    "StatefulSet": ("apis/apps/v1", "statefulsets"),
-    "Service": ("api/v1", "services"),
-    "Pod": ("api/v1", "pods"),
-    "Secret": ("api/v1", "secrets"),
-    "Certificate": ("apis/cert-manager.io/v1", "certificates"),
-    "Event": ("api/v1", "events"),
-    "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
-    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
-    "Ingress": ("apis/networking.k8s.io/v1", "ingresses"),
-    "HTTPRoute": ("apis/gateway.networking.k8s.io/v1", "httproutes"),
-    "HorizontalPodAutoscaler": ("apis/autoscaling/v2", "horizontalpodautoscalers"),
-    "CustomResourceDefinition": ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
-    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
-}
 
 
 class ClusterError(Exception):
@@ -106,7 +87,7 @@ class Cluster:
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
         """An object, or None when there is none."""
         try:
-            return await self._request("GET", _path(kind, namespace, name))
+            return await self._request("GET", path_of(kind, namespace, name))
         except ClusterError as error:
             if error.status == 404:
                 return None
@@ -120,7 +101,7 @@ class Cluster:
         """
         query = {"labelSelector": selector, "limit": str(PAGE_OBJECTS)}
         while True:
-            answer = await self._request("GET", _path(kind, namespace), query)
+            answer = await self._request("GET", path_of(kind, namespace), query)
             # Entries of a list do not say what they are.
             said = {"kind": kind, "apiVersion": answer["apiVersion"]}
             yield Listing([item | said for item in answer["items"]], answer["metadata"]["resourceVersion"])
@@ -152,7 +133,7 @@ class Cluster:
         try:
             prepared = await self._api.param_serialize(
                 "GET",
-                _path(kind, namespace) + _query(query),
+                path_of(kind, namespace) + _query(query),
                 header_params=headers,
                 auth_settings=["BearerToken"],
             )
@@ -169,7 +150,7 @@ class Cluster:
 
     async def create(self, body: Json, manager: str = MANAGER) -> Json:
         """Makes an object; 409 when there is one of that name."""
-        path = _path(body["kind"], body["metadata"]["namespace"])
+        path = path_of(body["kind"], body["metadata"]["namespace"])
         return self._kept(await self._request("POST", path, {"fieldManager": manager}, body))
 
     async def apply_new(self, body: Json) -> Json:
@@ -182,7 +163,7 @@ class Cluster:
     async def apply(self, body: Json, manager: str = MANAGER) -> Json:
         """Server-side apply: our fields as we say, whoever else had written them; all others stay."""
         metadata = body["metadata"]
-        path = _path(body["kind"], metadata["namespace"], metadata["name"])
+        path = path_of(body["kind"], metadata["namespace"], metadata["name"])
         query = {"fieldManager": manager, "force": "true"}
         try:
             return self._kept(await self._request("PATCH", path, query, body, _APPLY))
@@ -193,19 +174,21 @@ class Cluster:
 
     async def merge(self, kind: str, namespace: str, name: str, body: Json, manager: str = MANAGER) -> Json:
         """Changes the fields given."""
-        path = _path(kind, namespace, name)
+        path = path_of(kind, namespace, name)
         return self._kept(await self._request("PATCH", path, {"fieldManager": manager}, body, _MERGE))
 
-    async def write_status(self, kind: str, namespace: str, name: str, status: Json) -> Json:
+    async def write_status(self, kind: str, namespace: str, name: str, uid: str, status: Json) -> Json:
         """Writes a whole status. Its only writer leads, so nobody's change can be lost."""
-        path = _path(kind, namespace, name) + "/status"
-        change: Body = [{"op": "add", "path": "/status", "value": status}]
+        path = path_of(kind, namespace, name) + "/status"
+        # Another object may have the name by now.
+        same: Json = {"op": "test", "path": "/metadata/uid", "value": uid}
+        change: Body = [same, {"op": "add", "path": "/status", "value": status}]
         return self._kept(await self._request("PATCH", path, {"fieldManager": MANAGER}, change, _JSON_PATCH))
 
     async def replace(self, body: Json) -> Json:
         """Replaces an object as it was seen; 409 when it has changed since."""
         metadata = body["metadata"]
-        path = _path(body["kind"], metadata.get("namespace", ""), metadata["name"])
+        path = path_of(body["kind"], metadata.get("namespace", ""), metadata["name"])
         return await self._request("PUT", path, {"fieldManager": MANAGER}, body)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str = "") -> None:
@@ -214,7 +197,7 @@ class Cluster:
         if uid:
             body["preconditions"] = {"uid": uid}
         try:
-            answer = await self._request("DELETE", _path(kind, namespace, name), None, body)
+            answer = await self._request("DELETE", path_of(kind, namespace, name), None, body)
         except ClusterError as error:
             if error.status == 404 or (uid and error.status == 409):
                 self.store.deleted(kind, namespace, name, uid)
@@ -265,12 +248,6 @@ class Cluster:
         return int(response.status), bytes(text), dict(response.headers)
 
 
-def _path(kind: str, namespace: str, name: str = "") -> str:
-    prefix, plural = _PATHS[kind]
-    place = f"/namespaces/{namespace}" if namespace else ""
-    return f"/{prefix}{place}/{plural}" + (f"/{name}" if name else "")
-
-
 def _query(query: dict[str, str] | None) -> str:
     return f"?{urlencode(query)}" if query else ""
 
@@ -302,34 +279,3 @@ def _reason(text: bytes) -> str:
 def _retry_after(headers: dict[str, str]) -> float:
     value = {name.lower(): value for name, value in headers.items()}.get("retry-after", "")
     return float(value) if value.isdigit() else 0.0
-
-
-async def connect(metrics: OperatorMetrics) -> Cluster:
-    """Finds the cluster: the pod's service account, or else KUBECONFIG or ~/.kube/config.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    configuration = client.Configuration()
-    try:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except config.ConfigException:
-        try:
-            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        except (config.ConfigException, OSError) as error:
-            raise ConfigError(
-                f"no Kubernetes cluster to work for: {error}; run inside a pod, or set KUBECONFIG"
-            ) from error
-    # Each watch keeps a connection of its own; MAX_IN_FLIGHT bounds the others.
-    configuration.connection_pool_maxsize = 0
-    return Cluster(client.ApiClient(configuration), metrics)
-
-
-def namespace_of_pod() -> str:
-    """The namespace this process runs in; "" outside of a cluster."""
-    path = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from twolane.core.config import ProcessConfig
 from twolane.core.errors import Unavailable
-from twolane.operator.cluster import Cluster, ClusterError, connect
+from twolane.operator.cluster import Cluster, ClusterError
+from twolane.operator.connection import connect
 from twolane.operator.metrics import OperatorMetrics
 from twolane.operator.names import FINALIZER, MODEL_DEPLOYMENT
 from twolane.operator.resources.shape import Json

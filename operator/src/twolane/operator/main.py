@@ -14,8 +14,9 @@ from typing import Any
 from twolane.core.errors import ConfigError, Unavailable
 from twolane.operator.apply import Applier
 from twolane.operator.certificate_keeper import CertificateKeeper, Rights
-from twolane.operator.cluster import Cluster, connect, namespace_of_pod
+from twolane.operator.cluster import Cluster
 from twolane.operator.config import OperatorConfig
+from twolane.operator.connection import connect, namespace_of_pod
 from twolane.operator.definitions import upgrade_definitions
 from twolane.operator.events import Recorder
 from twolane.operator.lease import Elector

@@ -45,7 +45,7 @@ async def read_anew(cluster: Cluster, namespace: str, name: str) -> None:
     listings = await asyncio.gather(*(cluster.list(kind, namespace, selector) for kind in COUNTED_KINDS))
     known = cluster.store.get(MODEL_DEPLOYMENT, namespace, name)
     if model_deployment is not None:
-        cluster.store.put(model_deployment)
+        cluster.store.answered(model_deployment)
     elif known is not None:
         cluster.store.deleted(MODEL_DEPLOYMENT, namespace, name, known["metadata"]["uid"])
     for kind, listing in zip(COUNTED_KINDS, listings, strict=True):

@@ -88,7 +88,7 @@ class Store:
     def put(self, body: Json) -> None:
         """Takes what a watch or a list brought, unless something newer is known."""
         kind, metadata = body["kind"], body["metadata"]
-        place, version = (metadata["namespace"], metadata["name"]), int(metadata["resourceVersion"])
+        place, version = _place(body), int(metadata["resourceVersion"])
         held = self._held[kind].get(place)
         if metadata["uid"] in self._ended[kind] or (held is not None and version <= held.version):
             return
@@ -102,7 +102,7 @@ class Store:
             self._tell(kind, (place[0], model))
 
     def answered(self, body: Json) -> None:
-        """Takes the answer of a write of our own, unless the watch is past it; other kinds are not kept."""
+        """Takes the answer to a request of our own, unless the watch is past it; other kinds are not kept."""
         kind, metadata = body.get("kind"), body.get("metadata", {})
         if kind not in KINDS or (kind != MODEL_DEPLOYMENT and MODEL_LABEL not in metadata.get("labels", {})):
             return
@@ -118,8 +118,7 @@ class Store:
 
     def remove(self, body: Json) -> None:
         """Takes away what a watch says is gone, unless something newer is known."""
-        kind, metadata = body["kind"], body["metadata"]
-        place = (metadata["namespace"], metadata["name"])
+        kind, metadata, place = body["kind"], body["metadata"], _place(body)
         self._ended[kind].discard(metadata["uid"])
         held = self._held[kind].get(place)
         if held is not None and held.version <= int(metadata["resourceVersion"]):
@@ -137,7 +136,8 @@ class Store:
                 self._drop(kind, place)
         return Replacement(self, kind, namespace, version)
 
-    def _finish(self, kind: str, namespace: str, listed: dict[Place, str], version: str) -> None:
+    def finish(self, kind: str, namespace: str, listed: dict[Place, str], version: str) -> None:
+        """Takes away what a whole list lacks; for `Replacement`."""
         places = [place for place in self._held[kind] if namespace in ("", place[0])]
         self._drop_unlisted(kind, places, set(listed), int(version))
         self._ended[kind].intersection_update(listed.values())
@@ -145,17 +145,11 @@ class Store:
 
     def replace_of_model(self, kind: str, model: Place, bodies: Iterable[Json], version: str) -> None:
         """Takes a list of what was made for one ModelDeployment, as of a version."""
-        places = [(model[0], name) for name in self._models.get((kind, *model), ())]
-        self._drop_unlisted(kind, places, set(self._take(kind, bodies)), int(version))
-
-    def _take(self, kind: str, bodies: Iterable[Json]) -> dict[Place, str]:
-        """Puts what a list has, and returns the uids by place."""
-        listed = {}
+        places, listed = [(model[0], name) for name in self._models.get((kind, *model), ())], set()
         for body in bodies:
-            metadata = body["metadata"]
-            listed[metadata["namespace"], metadata["name"]] = metadata["uid"]
-            self.put(body)
-        return listed
+            listed.add(_place(body))
+            self.answered(body)
+        self._drop_unlisted(kind, places, listed, int(version))
 
     def _drop_unlisted(self, kind: str, old: list[Place], listed: set[Place], version: int) -> None:
         for place in old:
@@ -196,11 +190,17 @@ class Replacement:
 
     def take(self, bodies: Iterable[Json]) -> None:
         """Takes a page."""
-        self._listed |= self._store._take(self._kind, bodies)
+        for body in bodies:
+            self._listed[_place(body)] = body["metadata"]["uid"]
+            self._store.put(body)
 
     def finish(self) -> None:
         """The list is complete: what it lacks is gone, unless it was made since."""
-        self._store._finish(self._kind, self._namespace, self._listed, self.version)
+        self._store.finish(self._kind, self._namespace, self._listed, self.version)
+
+
+def _place(body: Json) -> Place:
+    return str(body["metadata"]["namespace"]), str(body["metadata"]["name"])
 
 
 def _read(held: _Held) -> Json:
