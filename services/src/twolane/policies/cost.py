@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 from twolane.policies.least_squares import StepFit
 
@@ -23,6 +24,55 @@ START_DECODE = (0.006, 0.00005, 0.02)
 LIGHT_DECODE_ROWS = 16
 
 Work = tuple[int, int]
+
+
+class Prompted(Protocol):
+    """A prompt with tokens to compute behind cached ones."""
+
+    @property
+    def uncached_tokens(self) -> int:
+        """To compute."""
+        ...
+
+    @property
+    def cached_tokens(self) -> int:
+        """Before them."""
+        ...
+
+
+class Load(NamedTuple):
+    """Work of many prompts, in whole numbers, so that some can be added and taken away without an error.
+
+    Attributes:
+        pairs: sum of L(L+2H) over prompts of L new behind H cached tokens.
+        tokens: sum of L.
+        cached_tokens: sum of H.
+    """
+
+    pairs: int = 0
+    tokens: int = 0
+    cached_tokens: int = 0
+
+    @classmethod
+    def of(cls, prompts: Iterable[Prompted]) -> Load:
+        """Of these prompts."""
+        pairs = tokens = cached_tokens = 0
+        for prompt in prompts:
+            new, held = prompt.uncached_tokens, prompt.cached_tokens
+            pairs += new * (new + 2 * held)
+            tokens += new
+            cached_tokens += held
+        return cls(pairs, tokens, cached_tokens)
+
+    def plus(self, new: int, held: int) -> Load:
+        """With one more."""
+        pairs, tokens, cached_tokens = self
+        return Load(pairs + new * (new + 2 * held), tokens + new, cached_tokens + held)
+
+    def minus(self, new: int, held: int) -> Load:
+        """With one less."""
+        pairs, tokens, cached_tokens = self
+        return Load(pairs - new * (new + 2 * held), tokens - new, cached_tokens - held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +140,12 @@ class PrefillCost:
         _, attention, token, cached = self.fit.coefficients
         pairs = new_tokens * (new_tokens + 2 * cached_tokens)
         return attention * pairs / MEGA + (token * new_tokens + cached * cached_tokens) / KILO
+
+    def work_s(self, load: Load) -> float:
+        """The same of many prompts."""
+        _, attention, token, cached = self.fit.coefficients
+        pairs, tokens, cached_tokens = load
+        return attention * pairs / MEGA + (token * tokens + cached * cached_tokens) / KILO
 
     def tokens_within(self, seconds: float, cached_tokens: int) -> int:
         """The largest chunk behind `cached_tokens` that takes `seconds` at most; 0 when none does."""

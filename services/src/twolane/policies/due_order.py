@@ -6,14 +6,14 @@ is not forgotten but due at a last date, and then it is given up no more.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """A prompt to order.
 
     Attributes:
@@ -45,63 +45,64 @@ class Ordered:
     given_up: int
 
 
-@dataclass(slots=True)
-class _Kept:
-    """Prompts that may be given up, the largest first, and the seconds they take together."""
-
-    heap: list[tuple[float, int]] = field(default_factory=list)
-    service_s: float = 0.0
-
-    def add(self, service_s: float, position: int) -> None:
-        heapq.heappush(self.heap, (-service_s, position))
-        self.service_s += service_s
-
-    def pop(self) -> int:
-        service_s, position = heapq.heappop(self.heap)
-        self.service_s += service_s
-        return position
-
-
 def due_order(start_s: float, dues: Sequence[Due]) -> Ordered:
     """Orders prompts that run one after another from `start_s`."""
-    pending = [(due.first_s, position) for position, due in enumerate(dues)]
-    heapq.heapify(pending)
+    first = sorted([(due.first_s, position) for position, due in enumerate(dues)])
+    if (easy := _if_all_fit(start_s, dues, first)) is not None:
+        return easy
+    first.reverse()
+    again: list[tuple[float, int]] = []
     dates: dict[int, float] = {}
-    deadlines, tails = _Kept(), _Kept()
-    given_up: set[int] = set()
-    end_s = start_s
-    while pending:
-        date_s, position = heapq.heappop(pending)
-        due = dues[position]
+    # Prompts that may be given up, the largest first, and the seconds of those with deadlines.
+    deadlines: list[tuple[float, int]] = []
+    tails: list[tuple[float, int]] = []
+    kept_s, end_s, given_up = 0.0, start_s, 0
+    while first or again:
+        is_fresh = bool(first) and not (again and again[0] < first[-1])
+        date_s, position = first.pop() if is_fresh else heappop(again)
+        service_s, first_s, last_s, is_deadline = dues[position]
         dates[position] = date_s
-        end_s += due.service_s
-        strict = due.is_deadline and position not in given_up
-        if position not in given_up and due.last_s > due.first_s:
-            (deadlines if due.is_deadline else tails).add(due.service_s, position)
-        if not strict and end_s - deadlines.service_s > date_s:
+        end_s += service_s
+        strict = is_deadline and is_fresh
+        if is_fresh and last_s > first_s:
+            heappush(deadlines if is_deadline else tails, (-service_s, position))
+            kept_s += service_s if is_deadline else 0.0
+        if not strict and end_s - kept_s > date_s:
             # Late even with all of them given up: that would be in vain.
             continue
         while end_s > date_s:
-            kept = _largest(deadlines, tails) if strict else deadlines
-            if not kept.heap or dues[kept.heap[0][1]].last_s <= date_s:
+            heap = _largest(deadlines, tails) if strict else deadlines
+            if not heap or dues[heap[0][1]].last_s <= date_s:
                 break
-            worst = kept.pop()
-            given_up.add(worst)
-            end_s -= dues[worst].service_s
-            heapq.heappush(pending, (dues[worst].last_s, worst))
-    return _ordered(start_s, dues, dates, len(given_up))
+            less_s, worst = heappop(heap)
+            end_s += less_s
+            kept_s += less_s if heap is deadlines else 0.0
+            given_up += 1
+            heappush(again, (dues[worst].last_s, worst))
+    return _ordered(start_s, dues, dates, given_up)
 
 
-def _largest(one: _Kept, other: _Kept) -> _Kept:
-    if not one.heap:
+def _if_all_fit(start_s: float, dues: Sequence[Due], pending: list[tuple[float, int]]) -> Ordered | None:
+    """The order by first dates when none of them is broken, so that nothing need be given up."""
+    slack_s, end_s = math.inf, start_s
+    for date_s, position in pending:
+        end_s += dues[position].service_s
+        if end_s > date_s:
+            return None
+        slack_s = min(slack_s, date_s - end_s)
+    return Ordered([position for _, position in pending], slack_s, 0)
+
+
+def _largest(one: list[tuple[float, int]], other: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    if not one:
         return other
-    return other if other.heap and other.heap[0] < one.heap[0] else one
+    return other if other and other[0] < one[0] else one
 
 
 def _ordered(start_s: float, dues: Sequence[Due], dates: dict[int, float], given_up: int) -> Ordered:
-    positions = sorted(dates, key=lambda position: (dates[position], position))
+    ordered = sorted([(date_s, position) for position, date_s in dates.items()])
     slack_s, end_s = math.inf, start_s
-    for position in positions:
+    for date_s, position in ordered:
         end_s += dues[position].service_s
-        slack_s = min(slack_s, dates[position] - end_s)
-    return Ordered(positions, slack_s, given_up)
+        slack_s = min(slack_s, date_s - end_s)
+    return Ordered([position for _, position in ordered], slack_s, given_up)

@@ -7,6 +7,7 @@ workers run it by default, the simulator runs the same object.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,8 +67,9 @@ class Laps:
         if not view.waiting:
             return PrefillDecision(memory=moment.memory)
         if moment.longs:
-            chunks = long_batch(self.settings, moment, self._patience_s(moment))
-            if moment.shorts and self._short_first(moment, chunks):
+            gather_s = self._gather_until_s(moment)
+            chunks = long_batch(self.settings, moment, self._patience_s(moment, gather_s))
+            if moment.shorts and self._short_first(moment, chunks, gather_s):
                 return self._run_short(moment, view)
             return self._run_long(moment, chunks, view)
         wake_s = self._wait(moment)
@@ -97,61 +99,63 @@ class Laps:
     # When short prompts are due
 
     def _short_key(self, prompt: WaitingPrefill) -> tuple[float, float]:
-        older_s = head_start_s(self.settings, prompt)
         # A distant deadline is no reason to let all others pass.
-        due_s = min(self._due_s(prompt), prompt.arrival_s + self.settings.short_budget_s)
-        return (due_s - older_s, prompt.arrival_s - older_s)
+        due_s = start_s = prompt.arrival_s
+        due_s += self.settings.short_budget_s
+        if prompt.deadline_s is not None and prompt.deadline_s < due_s:
+            due_s = prompt.deadline_s
+        if prompt.priority <= 0:
+            return due_s, start_s
+        older_s = head_start_s(self.settings, prompt)
+        return due_s - older_s, start_s - older_s
 
-    def _due_s(self, prompt: WaitingPrefill) -> float:
-        """When a short prompt's first token is due, by its deadline or by the budget of its lane."""
-        due_s = prompt.arrival_s + self.settings.short_budget_s
-        return due_s if prompt.deadline_s is None else prompt.deadline_s
+    def _gather_until_s(self, moment: Moment) -> list[float]:
+        """When each short prompt has gathered enough: a share of its time under fcfs, and before it is due.
 
-    def _gather_until_s(self, moment: Moment, prompt: WaitingPrefill) -> float:
-        """When a short prompt has gathered long enough: a share of its time under fcfs, and before it is due.
-
-        It gathers longer while dates of the long lane are broken.
+        Due by its deadline or by the budget of its lane. It gathers longer while dates of the long lane are
+        broken.
         """
         settings = self.settings
         share = settings.short_share_late if moment.slack_s < 0.0 else settings.short_share
         wait_s = max(share * moment.memory.clock.short_s, SHORT_FLOOR_S)
-        return min(self._due_s(prompt), prompt.arrival_s + wait_s)
+        most_s = min(wait_s, settings.short_budget_s)
+        return [
+            prompt.arrival_s + most_s
+            if prompt.deadline_s is None
+            else min(prompt.deadline_s, prompt.arrival_s + wait_s)
+            for prompt in moment.shorts
+        ]
 
-    def _patience_s(self, moment: Moment) -> float:
+    def _patience_s(self, moment: Moment, gather_s: Sequence[float]) -> float:
         """Seconds for which the waiting short prompts can still wait, those aside that are late anyway."""
-        if not moment.shorts:
+        if not gather_s:
             return math.inf
-        ready_s = moment.now_s + self._short_s(moment)
-        slacks = (self._gather_until_s(moment, prompt) - ready_s for prompt in moment.shorts)
-        slack_s = min((slack for slack in slacks if slack >= 0.0), default=math.inf)
+        ready_s = moment.now_s + moment.short_s
+        slack_s = min([each - ready_s for each in gather_s if each >= ready_s], default=math.inf)
         return (slack_s - self.settings.deadline_margin_s) / SAFETY
-
-    @staticmethod
-    def _short_s(moment: Moment) -> float:
-        """Predicted seconds of a batch of the waiting short prompts."""
-        return moment.cost.batch_s((prompt.uncached_tokens, prompt.cached_tokens) for prompt in moment.shorts)
 
     # Between the lanes
 
-    def _short_first(self, moment: Moment, chunks: tuple[Chunk, ...]) -> bool:
+    def _short_first(self, moment: Moment, chunks: tuple[Chunk, ...], gather_s: Sequence[float]) -> bool:
         """Whether the short lane runs before these chunks of the long lane."""
         settings = self.settings
         if moment.memory.short_run >= self._short_runs_allowed(moment):
             return False
         if not settings.defer_short or not moment.cost.trusted(settings.fit_min_samples):
             return True
-        short_s = self._short_s(moment)
+        short_s = moment.short_s
         if moment.slack_s >= SAFETY * short_s and moment.debt_s <= moment.credit_s:
             return True
-        cached = {prompt.request_id: prompt.cached_tokens for prompt in moment.longs}
-        chunk_s = moment.cost.batch_s((chunk.tokens, cached[chunk.request_id]) for chunk in chunks)
+        # Chunks are the first of the lane, in its order.
+        work = [(chunk.tokens, one.cached_tokens) for chunk, one in zip(chunks, moment.longs, strict=False)]
+        chunk_s = moment.cost.batch_s(work)
         after_s = moment.now_s + SAFETY * (chunk_s + short_s) + settings.deadline_margin_s
-        return any(self._gather_until_s(moment, prompt) < after_s for prompt in moment.shorts)
+        return min(gather_s) < after_s
 
     def _short_runs_allowed(self, moment: Moment) -> int:
         """Short batches in a row, fewer as the oldest long prompt ages, never less than one."""
         settings = self.settings
-        oldest_s = moment.now_s - min(prompt.arrival_s for prompt in moment.longs)
+        oldest_s = moment.now_s - min([prompt.arrival_s for prompt in moment.longs])
         age = oldest_s / settings.long_age_limit_s if settings.long_age_limit_s > 0.0 else 1.0
         return max(1, math.ceil(settings.short_batches_per_long * (1.0 - min(age, 1.0))))
 
@@ -162,7 +166,7 @@ class Laps:
         settings = self.settings
         if not settings.adaptive_wait or not moment.cost.trusted(settings.fit_min_samples):
             return None
-        service_s = self._short_s(moment)
+        service_s = moment.short_s
         latest_s = min(
             (
                 prompt.deadline_s - service_s - settings.deadline_margin_s

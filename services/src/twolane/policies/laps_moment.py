@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from twolane.core.request import Lane
-from twolane.policies.cost import PrefillCost
+from twolane.policies.cost import Load, PrefillCost
 from twolane.policies.due_order import Due, due_order
 from twolane.policies.fcfs_clock import FcfsClock, Steps
 from twolane.policies.lanes import fitted_boundary
@@ -46,7 +46,7 @@ class LapsMemory:
     clock: FcfsClock = field(default_factory=FcfsClock)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Moment:
     """One decision's inputs, sorted out.
 
@@ -60,6 +60,7 @@ class Moment:
         debt_s: seconds of work that wait here and not under fcfs, for batches of one lane cost more.
         credit_s: debt that is no loss: idle time repays it soon.
         gave_up: whether deadlines of long prompts were given up.
+        short_s: predicted seconds of a batch of the waiting short prompts.
     """
 
     now_s: float
@@ -71,6 +72,7 @@ class Moment:
     debt_s: float = 0.0
     credit_s: float = 0.0
     gave_up: bool = False
+    short_s: float = 0.0
 
     @property
     def is_tight(self) -> bool:
@@ -88,36 +90,29 @@ def moment_of(settings: PrefillSettings, now_s: float, view: PrefillView) -> Mom
     waiting = foreground(settings, now_s, view.waiting)
     shorts = [prompt for prompt in waiting if prompt.lane is Lane.SHORT]
     longs = [prompt for prompt in waiting if prompt.lane is Lane.LONG]
-    clock = memory.clock.after(
-        now_s, waiting, Steps(cost, settings.max_batch_tokens, settings.long_chunk_tokens)
-    )
-    memory = replace(
-        memory,
-        measured=measured,
-        boundary_tokens=boundary,
-        arrivals=memory.arrivals.seen(prompt.arrival_s for prompt in shorts),
-        clock=clock,
+    steps = Steps(cost, settings.max_batch_tokens, settings.long_chunk_tokens)
+    clock = memory.clock.after(now_s, waiting, steps)
+    memory = LapsMemory(
+        measured, boundary, memory.short_run, memory.arrivals.after(shorts), memory.depth, clock
     )
     moment = Moment(now_s, shorts, longs, cost, memory)
-    if not longs:
-        return moment
-    found = due_order(now_s, [_due(settings, moment, prompt) for prompt in longs])
-    work_s = sum(cost.marginal_s(prompt.uncached_tokens, prompt.cached_tokens) for prompt in waiting)
-    return replace(
-        moment,
-        longs=[longs[position] for position in found.positions],
-        slack_s=found.slack_s,
-        debt_s=work_s - clock.backlog_s(now_s, cost),
-        credit_s=settings.repay_s * clock.shares.idle,
-        gave_up=found.given_up > 0,
-    )
+    short_work_s = cost.work_s(Load.of(shorts))
+    moment.short_s = cost.constant_s + short_work_s
+    if longs:
+        found = due_order(now_s, _dues(settings, moment))
+        moment.longs = [longs[position] for position in found.positions]
+        work_s = short_work_s + cost.work_s(Load.of(longs))
+        moment.slack_s, moment.gave_up = found.slack_s, found.given_up > 0
+        moment.debt_s = work_s - clock.backlog_s(now_s, cost)
+        moment.credit_s = settings.repay_s * clock.shares.idle
+    return moment
 
 
 def foreground(
     settings: PrefillSettings, now_s: float, waiting: Sequence[WaitingPrefill]
 ) -> Sequence[WaitingPrefill]:
     """The prompts that are served now: those of negative priority only alone, or once they have aged."""
-    if all(prompt.priority >= 0 for prompt in waiting):
+    if min([prompt.priority for prompt in waiting], default=0) >= 0:
         return waiting
     aged_s = now_s - settings.long_age_limit_s
     return [p for p in waiting if p.priority >= 0 or p.arrival_s <= aged_s] or waiting
@@ -128,30 +123,32 @@ def head_start_s(settings: PrefillSettings, prompt: WaitingPrefill) -> float:
     return min(max(prompt.priority, 0) * settings.priority_s, settings.long_age_limit_s)
 
 
-def _due(settings: PrefillSettings, moment: Moment, prompt: WaitingPrefill) -> Due:
-    """The dates of a long prompt.
+def _dues(settings: PrefillSettings, moment: Moment) -> list[Due]:
+    """The dates of the long prompts.
 
-    Its time under fcfs (or what the tail of the lane allows) is due while that keeps its deadline; if it
-    can leave that place and still keep the deadline, it may be asked to. Where fcfs would miss the deadline,
-    the deadline is due, and when it can't be kept fcfs's time, and a little more.
+    Its time under fcfs (or what the tail of the lane allows) is due while that keeps a prompt's deadline; if
+    it can leave that place and still keep the deadline, it may be asked to. Where fcfs would miss the
+    deadline, the deadline is due, and when it can't be kept fcfs's time, and a little more.
     """
-    start_s = prompt.arrival_s - head_start_s(settings, prompt)
-    clock, limit_s = moment.memory.clock, settings.long_age_limit_s
-    deadline_s = settings.long_budget_s
-    if prompt.deadline_s is not None:
-        deadline_s = max(0.0, prompt.deadline_s - prompt.arrival_s)
-    deadline_s *= BUDGET_SHARE
-    fcfs_s = clock.dates_s[prompt.request_id] - prompt.arrival_s if settings.reorder_long else 0.0
-    service_s = moment.cost.heavy_constant_s + moment.cost.marginal_s(
-        prompt.uncached_tokens, prompt.cached_tokens
-    )
+    cost, clock, limit_s = moment.cost, moment.memory.clock, settings.long_age_limit_s
+    dates_s, reorder, budget_s = clock.dates_s, settings.reorder_long, settings.long_budget_s
+    pair_s, token_s, held_s = cost.attention_s, cost.token_s, cost.cached_token_s
+    constant_s, late = cost.heavy_constant_s, 1.0 + settings.tail_slack
     # Short prompts that come meanwhile take their share.
-    service_s /= 1.0 - clock.shares.short
-    if fcfs_s > deadline_s:
-        first_s, last_s = deadline_s, (1.0 + settings.tail_slack) * fcfs_s
-    else:
-        first_s = fcfs_s
-        last_s = max(fcfs_s, min(deadline_s, TAIL_SPARE * fcfs_s))
-    return Due(
-        service_s, start_s + min(first_s, limit_s), start_s + min(last_s, limit_s), fcfs_s > deadline_s
-    )
+    stretch = 1.0 / (1.0 - clock.shares.short)
+    found = []
+    for prompt in moment.longs:
+        arrival_s = prompt.arrival_s
+        start_s = arrival_s - head_start_s(settings, prompt) if prompt.priority else arrival_s
+        due_s = budget_s if prompt.deadline_s is None else max(0.0, prompt.deadline_s - arrival_s)
+        due_s *= BUDGET_SHARE
+        fcfs_s = dates_s[prompt.request_id] - arrival_s if reorder else 0.0
+        new, held = prompt.uncached_tokens, prompt.cached_tokens
+        service_s = (constant_s + pair_s * new * (new + 2 * held) + token_s * new + held_s * held) * stretch
+        if fcfs_s > due_s:
+            first_s, last_s = due_s, late * fcfs_s
+        else:
+            first_s, last_s = fcfs_s, max(fcfs_s, min(due_s, TAIL_SPARE * fcfs_s))
+        first_s, last_s = start_s + min(first_s, limit_s), start_s + min(last_s, limit_s)
+        found.append(Due(service_s, first_s, last_s, fcfs_s > due_s))
+    return found

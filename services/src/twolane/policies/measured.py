@@ -36,9 +36,9 @@ class MeasuredCost:
         if not chunks:
             return self
         wanted = {chunk.request_id: chunk.tokens for chunk in chunks}
-        work = tuple(
+        work = [
             (wanted[prompt.request_id], prompt.cached_tokens)
             for prompt in waiting
             if prompt.request_id in wanted
-        )
-        return MeasuredCost(self.cost, work)
+        ]
+        return MeasuredCost(self.cost, tuple(work))

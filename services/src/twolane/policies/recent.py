@@ -59,6 +59,8 @@ class Shares:
 
     def after(self, span_s: float, busy_s: float, short_s: float) -> Shares:
         """After so much more time and work."""
+        if not (span_s or busy_s or short_s):
+            return self
         keep = max(0.0, 1.0 - span_s / MEMORY_S)
         span_s = min(span_s, MEMORY_S)
         return Shares(keep * self.span_s + span_s, keep * self.busy_s + busy_s, keep * self.short_s + short_s)

@@ -7,8 +7,10 @@ it grows back, and no wait begins unless the arrivals expected in it pay for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+
+from twolane.policies.prefill import WaitingPrefill
 
 # Weight of the newest gap in the estimated gap between short arrivals.
 GAP_WEIGHT = 0.1
@@ -27,6 +29,16 @@ class ShortArrivals:
     last_s: float | None = None
     gap_s: float = math.inf
     count: int = 0
+
+    def after(self, waiting: Sequence[WaitingPrefill]) -> ShortArrivals:
+        """With those of the prompts, in order of arrival, that came since."""
+        last_s = -math.inf if self.last_s is None else self.last_s
+        newer: list[float] = []
+        for prompt in reversed(waiting):
+            if prompt.arrival_s <= last_s:
+                break
+            newer.append(prompt.arrival_s)
+        return self.seen(reversed(newer)) if newer else self
 
     def seen(self, arrivals_s: Iterable[float]) -> ShortArrivals:
         """With the arrivals that are newer than the newest seen."""

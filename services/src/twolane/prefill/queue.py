@@ -35,6 +35,7 @@ class Prompt:
         cached_tokens: found in the prefix cache when it started.
         started: whether it holds pages.
         published: leading pages whose names the pool knows.
+        view: as policies saw it last.
     """
 
     sequence: Sequence
@@ -47,6 +48,7 @@ class Prompt:
     cached_tokens: int = 0
     started: bool = False
     published: int = 0
+    view: WaitingPrefill | None = None
 
     @property
     def remaining_tokens(self) -> int:
@@ -195,7 +197,9 @@ class PrefillQueue:
 
     def _view_of(self, prompt: Prompt) -> WaitingPrefill:
         done = prompt.sequence.n_computed if prompt.started else prompt.cached_tokens
-        return WaitingPrefill(
+        if prompt.view is not None and prompt.view.cached_tokens == done:
+            return prompt.view
+        prompt.view = WaitingPrefill(
             request_id=prompt.sequence.request_id,
             arrival_s=prompt.arrival_s,
             uncached_tokens=len(prompt.sequence.tokens) - done,
@@ -204,6 +208,7 @@ class PrefillQueue:
             deadline_s=prompt.deadline_s,
             priority=prompt.priority,
         )
+        return prompt.view
 
     def _start(self, prompt: Prompt) -> bool:
         sequence, page_tokens = prompt.sequence, self._pool.page_tokens
