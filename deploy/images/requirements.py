@@ -12,9 +12,9 @@ import tomllib
 from pathlib import Path
 
 # Plots are drawn by benchmarks and the simulator alone.
-ENGINE = ("torch", "triton", "matplotlib")
+ENGINE = ("torch", "triton", "numba", "matplotlib")
 # An image for CPUs alone runs no kernel that Triton would compile.
-ENGINE_CPU = ("torch", "matplotlib")
+ENGINE_CPU = ("torch", "numba", "matplotlib")
 
 
 def requirements(kind: str, project: dict[str, object]) -> list[str]:

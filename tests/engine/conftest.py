@@ -106,7 +106,7 @@ class Models:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._models: dict[str, Any] = {}
-        self._engines: dict[tuple[str, int, int], Engine] = {}
+        self._engines: dict[tuple[str, int, int, bool], Engine] = {}
 
     def oracle(self, family: str) -> Any:
         """The transformers model."""
@@ -118,10 +118,12 @@ class Models:
         """Where the family's model is saved once `oracle` or `engine` was called."""
         return self.root / family
 
-    def engine(self, family: str, n_pages: int = 128, copy_bytes: int = 1 << 20) -> Engine:
-        """One shared engine per family, pool and dense copy; tests give back every page they take."""
+    def engine(
+        self, family: str, n_pages: int = 128, copy_bytes: int = 1 << 20, compiled: bool = True
+    ) -> Engine:
+        """One shared engine per family, pool, dense copy and path; tests give back every page they take."""
         self.oracle(family)
-        key = (family, n_pages, copy_bytes)
+        key = (family, n_pages, copy_bytes, compiled)
         if key not in self._engines:
             config = EngineConfig(
                 self.folder(family),
@@ -130,6 +132,7 @@ class Models:
                 page_tokens=4,
                 max_model_len=128,
                 decode_copy_bytes=copy_bytes,
+                compiled=compiled,
             )
             self._engines[key] = Engine.load(config)
         return self._engines[key]

@@ -139,6 +139,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(
     max_examples=15,
@@ -156,6 +157,7 @@ FAMILIES = [
 def test_greedy_output_equals_transformers(
     models: Any,
     family: str,
+    compiled: bool,
     batch: list[list[int]],
     max_chunk: int,
     preempt: float,
@@ -163,7 +165,7 @@ def test_greedy_output_equals_transformers(
     seed: int,
 ) -> None:
     """Any schedule gives the tokens and log probabilities of transformers."""
-    engine = models.engine(family, copy_bytes=copy_bytes)
+    engine = models.engine(family, copy_bytes=copy_bytes, compiled=compiled)
     host = Host(engine, seed)
     sequences = [
         Sequence(f"{index}", list(prompt), len(prompt), GREEDY) for index, prompt in enumerate(batch)

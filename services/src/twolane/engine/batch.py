@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -92,9 +93,16 @@ def pack(rows: Rows[Row], order: list[int], page_tokens: int) -> Batch:
 
 def _page_table(packed: list[Row], page_tokens: int) -> Integers:
     counts = [-(-(row.sequence.n_computed + row.n_tokens) // page_tokens) for row in packed]
-    table = np.zeros((len(packed), max(counts)), dtype=np.int64)
-    for place, (row, count) in enumerate(zip(packed, counts, strict=True)):
-        table[place, :count] = row.sequence.page_ids[:count]
+    held = chain.from_iterable(
+        islice(row.sequence.page_ids, count) for row, count in zip(packed, counts, strict=True)
+    )
+    # All page numbers in one go: a table is filled row by row, as a mask of its places counts them.
+    flat = np.fromiter(held, dtype=np.int64, count=sum(counts))
+    longest = max(counts)
+    if len(flat) == longest * len(packed):
+        return flat.reshape(len(packed), longest)
+    table = np.zeros((len(packed), longest), dtype=np.int64)
+    table[np.arange(longest) < np.array(counts)[:, None]] = flat
     return table
 
 

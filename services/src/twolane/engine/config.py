@@ -18,7 +18,7 @@ class LoadProgress:
 
     Attributes:
         stage: "read config", "join ranks", "map weights", "load weights", "pack weights", "build pages",
-            "wait for ranks" or "warm up".
+            "wait for ranks", "compile" or "warm up".
         done_bytes: bytes the stage has handled.
         total_bytes: bytes the stage will handle; 0 when it is not about bytes.
         elapsed_s: seconds since the stage began.
@@ -65,8 +65,10 @@ class EngineConfig:
         kv_buffer: gives the memory of a CPU pool (for a shared-memory segment); None allocates privately.
         parallel: this rank's place among tensor-parallel ranks, or None; page sizes are then those of a rank.
         graphs: captured graphs on a GPU.
-        decode_copy_bytes: memory a CPU engine may take beside the pool to keep running decode rows dense; 0
-            is off.
+        compiled: whether a CPU engine in float32 compiles what lies between matrix products; False, or a
+            machine where numba can't, leaves it to torch.
+        decode_copy_bytes: memory a CPU engine that isn't compiled may take beside the pool to keep running
+            decode rows dense; 0 is off.
         random_weights: draw parameters on the device instead of reading them, for measurements of a shape;
             the folder then needs config.json only, and answers mean nothing.
     """
@@ -81,6 +83,7 @@ class EngineConfig:
     max_model_len: int | None = None
     num_threads: int | None = None
     kv_buffer: Callable[[int], memoryview] | None = None
+    compiled: bool = True
     decode_copy_bytes: int = 256 << 20
     graphs: GraphSettings = GraphSettings()
     parallel: TensorParallel | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -17,11 +17,15 @@ from twolane.core.request import SamplingParams
 from twolane.engine.batch import Batch, pack
 from twolane.engine.buckets import Gate, GridLimits, first_grid, plan_grid
 from twolane.engine.config import EngineConfig, LoadProgress
+from twolane.engine.cpu_forward import cpu_forward
 from twolane.engine.loading import Loaded, load, stage
 from twolane.engine.pages import PagePool
 from twolane.engine.sampler import sample
 from twolane.engine.sequence import Row, Sampled, Sequence
 from twolane.engine.torch_forward import TorchForward
+
+if TYPE_CHECKING:
+    from twolane.engine.compiled_forward import CompiledForward
 
 # Below this many observed steps their shapes say little about the load.
 _ENOUGH_STEPS = 1000
@@ -66,6 +70,7 @@ class Engine:
         self.graph_budget_bytes = loaded.graph_bytes
         self._graph_settings = config.graphs
         self._forward: Forward
+        self._on_cpu: TorchForward | CompiledForward | None = None
         self._sample: Callable[[torch.Tensor, Rows[Sequence]], list[Sampled]] = sample
         if self.kv.device.type == "cuda":
             # Kernels are loaded only where they run.
@@ -77,7 +82,8 @@ class Engine:
         else:
             # The copy follows sequences, which only the first rank sees.
             copy_bytes = 0 if self.ranks is not None else config.decode_copy_bytes
-            self._forward = TorchForward(self._model, self.kv, copy_bytes)
+            self._on_cpu = cpu_forward(self._model, self.kv, copy_bytes, config.compiled)
+            self._forward = self._on_cpu
 
     @classmethod
     def load(cls, config: EngineConfig, progress: Callable[[LoadProgress], None] | None = None) -> Engine:
@@ -91,7 +97,9 @@ class Engine:
             ConfigError: names the file or setting at fault and what to do; raised before weights are copied.
         """
         report = progress or _ignore
-        engine = cls(load(config, report), config)
+        loaded = load(config, report)
+        with stage("compile", report):
+            engine = cls(loaded, config)
         if engine.ranks is not None and not engine.ranks.is_first:
             return engine
         with stage("warm up", report):
@@ -169,7 +177,7 @@ class Engine:
 
         Called at load; hosts may call it again while idle, once the load is known. Does nothing on CPU.
         """
-        if self.graph_budget_bytes == 0 or isinstance(self._forward, TorchForward):
+        if self.graph_budget_bytes == 0 or self._on_cpu is not None:
             return 0
         self._use_device()
         from twolane.engine.graphs import CudaRecorder, nominal_costs
@@ -195,9 +203,9 @@ class Engine:
             Whether this engine can: one on a device can't, its host runs ahead of what is computed, nor can
             one of several ranks, which run apart within a step.
         """
-        if not isinstance(self._forward, TorchForward) or self.ranks is not None:
+        if self._on_cpu is None or self.ranks is not None:
             return False
-        self._forward.on_layer = on_layer
+        self._on_cpu.on_layer = on_layer
         return True
 
     def _use_device(self) -> None:

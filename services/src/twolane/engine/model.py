@@ -16,6 +16,9 @@ from twolane.engine.parallel import Ranks, Shard
 from twolane.engine.rope import rotary_tables
 from twolane.engine.spec import ModelSpec
 
+# Up to this size a tied embedding is kept twice: rows of the packed form lie scattered, and cost a step more.
+_SMALL_BYTES = 32 << 20
+
 
 @dataclass(slots=True)
 class LayerWeights:
@@ -86,7 +89,7 @@ class Model:
         for layer in self.layers:
             for name in ("qkv", "out", "gate_up", "down"):
                 setattr(layer, name, pack(getattr(layer, name)))
-        if not self.spec.tied:
+        if not self.spec.tied or self.embedding.nbytes <= _SMALL_BYTES:
             self.head = pack(self.head)
         elif self.shard.size == 1:
             packed = pack(self.embedding)

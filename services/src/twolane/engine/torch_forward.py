@@ -19,6 +19,7 @@ from twolane.engine.dense_rows import Use
 from twolane.engine.model import LayerWeights, Model
 from twolane.engine.packed import product
 from twolane.engine.sequence import Row
+from twolane.engine.torch_attention import PageAttention
 from twolane.engine.torch_plan import Group, PageLayout, groups, write_rows
 
 # Rows of the MLP at a time: what lies between its two products stays in the processor's cache.
@@ -54,13 +55,10 @@ class TorchForward:
         """
         self._model = model
         self._layout = layout = PageLayout(kv.shape[1], kv.shape[3], kv.shape[4])
-        head_dim = kv.shape[5]
-        rows, blocks = kv.view(-1, head_dim), kv.view(-1, layout.page_tokens * head_dim)
+        rows = kv.view(-1, kv.shape[5])
         # One view per layer, so that the same indices serve all layers.
-        starts = [layer * layout.layer_blocks for layer in range(layout.n_layers)]
-        self._rows = [rows[start * layout.page_tokens :] for start in starts]
-        self._blocks = [blocks[start:] for start in starts]
-        self._scratch = kv.new_empty(0, layout.page_tokens * head_dim)
+        self._rows = [rows[start * layout.page_tokens :] for start in layout.layer_starts]
+        self._attention = PageAttention(kv, layout)
         self._windows = tuple(dict.fromkeys(model.spec.windows))
         self._copy = DecodeCopy(kv, layout, copy_limit_bytes) if self._windows == (None,) else None
         self._copied = False
@@ -162,44 +160,5 @@ class TorchForward:
             parts = [self._copy.attend(copied, layer, query[: copied.n_rows], new[: copied.n_rows])]
         else:
             parts = []
-        parts += [self._group(group, layer, query, new) for group in found]
+        parts += [self._attention.attend(group, layer, query, new) for group in found]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _decode(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """One query per row [B, Hq, D] over keys [B, Hkv, n, D]."""
-        n_rows, n_heads, head_dim = query.shape
-        q = query.view(n_rows, keys.shape[1], n_heads // keys.shape[1], head_dim)
-        out = functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        return out.reshape(n_rows, n_heads * head_dim)
-
-    def _group(self, group: Group, layer: int, query: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        query = query[group.start : group.end]
-        n_queries, n_heads, head_dim = query.shape
-        if group.gather is None:
-            own = new[group.start : group.end].transpose(0, 1).unsqueeze(0)
-            keys, values = own.chunk(2, dim=1)
-        else:
-            keys, values = self._fetch(group, layer)
-            if n_queries == group.n_rows:
-                return self._decode(query, keys, values, group.mask)
-        q = query.transpose(0, 1).unsqueeze(0)
-        out = functional.scaled_dot_product_attention(
-            q, keys, values, attn_mask=group.mask, is_causal=group.mask is None, enable_gqa=True
-        )
-        return out.squeeze(0).transpose(0, 1).reshape(n_queries, n_heads * head_dim)
-
-    def _fetch(self, group: Group, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the group's pages, each [n_rows, n_kv_heads, n_keys, head_dim]."""
-        assert group.gather is not None
-        n_blocks = group.gather.shape[0]
-        if n_blocks > self._scratch.shape[0]:
-            # Kept from step to step: page faults of a fresh buffer cost more than the copy itself.
-            self._scratch = self._scratch.new_empty(n_blocks, self._scratch.shape[1])
-        fetched = torch.index_select(self._blocks[layer], 0, group.gather, out=self._scratch[:n_blocks])
-        n_kv_heads = self._layout.n_kv_heads
-        sides = fetched.view(2, group.n_rows, n_kv_heads, -1, self._model.spec.head_dim)[
-            :, :, :, : group.n_keys
-        ]
-        return sides[0], sides[1]

@@ -36,6 +36,11 @@ class PageLayout:
         """Blocks of one page."""
         return self.n_layers * self.layer_blocks
 
+    @property
+    def layer_starts(self) -> list[int]:
+        """The first block of each layer in a page."""
+        return [layer * self.layer_blocks for layer in range(self.n_layers)]
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
