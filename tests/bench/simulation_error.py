@@ -1,8 +1,9 @@
 """How far simulated latencies are off the measured ones: real processes with the demo model on this CPU.
 
-Run by hand: `python tests/bench/simulation_error.py [--rounds 3] [--out FOLDER]`. Profiles the engine, probes
-the idle stack, replays a mix against `twolane up`, simulates the very same requests with the profile, and
-prints the error of every percentile per class.
+Run by hand: first `stack_runs.py --profile` and `stack_runs.py --policy P --seed N` for some rounds into one
+folder, then `python tests/bench/simulation_error.py --records FOLDER [--out FOLDER]`. Each run is simulated
+with what the *other* rounds have shown: by a profile of the steps that workers logged, and by one of the
+engine in a loop.
 """
 
 from __future__ import annotations
@@ -10,98 +11,64 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from live_schedulers import TWOLANE, serving
 
-from twolane.bench.machine import machine_facts
-from twolane.cli import topology
-from twolane.cli.topology import UpConfig
 from twolane.policies.decode import DecodeSettings
 from twolane.policies.settings import PrefillSettings
 from twolane.sim.cluster import Simulation
 from twolane.sim.fit import Probe, with_service
+from twolane.sim.logged_steps import fit_logged, read_steps
 from twolane.sim.profile import EngineProfile
 from twolane.sim.profile_file import load_profile
 from twolane.sim.settings import SimSettings
 from twolane.workload.traces import TraceRequest
 
 METRICS = ("ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_p50_s", "tpot_p90_s", "tpot_p99_s")
-POLICIES = ("fcfs", "laps")
-MIX = {
-    "--duration-s": "40",
-    "--rate-per-s": "5",
-    "--short-share": "0.9",
-    "--long-high-tokens": "4000",
-    "--max-output-tokens": "32",
-    "--turns-max": "1",
-    "--requests": "400",
-}
-IDLE = {
-    "--duration-s": "30",
-    "--rate-per-s": "1.5",
-    "--short-share": "1",
-    "--max-output-tokens": "48",
-    "--turns-max": "1",
-    "--requests": "40",
-}
 # What workers are started with; see worker.config.
 WORKER = PrefillSettings(boundary_min_tokens=256, long_chunk_tokens=512, max_batch_tokens=2048)
 
 SHORT_TOKENS = 256
-SERVICE = ("arrival_s", "reply_s", "between_steps_s", "transfer_latency_s")
+SERVICE = ("arrival_s", "reply_s", "way_spread", "between_steps_s", "transfer_latency_s")
+# What a profile is made of: the steps of the other rounds, or an engine that does nothing else.
+SOURCES = ("steps", "loop")
 
 Report = dict[str, Any]
 
 
-def bench(url: str, load: Mapping[str, str], seed: int, folder: Path) -> Report:
-    """One replay against the stack."""
-    flags = ["--url", url, "--seed", str(seed), "--output", str(folder / "run")]
-    flags += [word for pair in load.items() for word in pair]
-    flags += ["--model-dir", str(topology.model_folder(UpConfig()))]
-    subprocess.run([*TWOLANE, "bench", "serve", *flags], check=True, capture_output=True, timeout=400)
-    report: Report = json.loads((folder / "run" / "report.json").read_text(encoding="utf-8"))
-    return report
-
-
-def probes_of(report: Report) -> list[Probe]:
-    """The requests of an idle run."""
+def probes_of(requests: Sequence[Mapping[str, float]]) -> list[Probe]:
+    """The requests of a probe."""
     return [
         Probe(
-            one["prompt_tokens"] - one["cached_tokens"],
-            one["cached_tokens"],
-            one["output_tokens"],
+            int(one["prompt_tokens"] - one["cached_tokens"]),
+            int(one["cached_tokens"]),
+            int(one["output_tokens"]),
             one["first_s"] - one["sent_s"],
             one["last_s"] - one["sent_s"],
         )
-        for one in report["requests"]
-        if one["outcome"] == "done"
+        for one in requests
     ]
 
 
-def requests_of(report: Report) -> list[TraceRequest]:
+def requests_of(requests: Sequence[Mapping[str, float]]) -> list[TraceRequest]:
     """What was sent, by the server's own counts."""
     found = [
-        TraceRequest(one["due_s"], one["prompt_tokens"], one["output_tokens"], one["cached_tokens"])
-        for one in report["requests"]
-        if one["outcome"] == "done"
+        TraceRequest(
+            one["due_s"], int(one["prompt_tokens"]), int(one["output_tokens"]), int(one["cached_tokens"])
+        )
+        for one in requests
     ]
     return sorted(found, key=lambda request: request.arrival_s)
 
 
-def measured(report: Report) -> dict[str, dict[str, float]]:
+def measured(requests: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Per class what clients saw; classes by the uncached tokens that the server counted."""
     found: dict[str, tuple[list[float], list[float]]] = {"short": ([], []), "long": ([], []), "all": ([], [])}
-    for one in report["requests"]:
-        if one["outcome"] != "done":
-            continue
+    for one in requests:
         name = "short" if one["prompt_tokens"] - one["cached_tokens"] <= SHORT_TOKENS else "long"
         for ttft, tpot in (found[name], found["all"]):
             ttft.append(one["first_s"] - one["due_s"])
@@ -156,7 +123,7 @@ def errors(
 
 
 def table(runs: Sequence[Report]) -> str:
-    """Medians over rounds: measured and simulated milliseconds, and the error."""
+    """Medians over rounds: measured and simulated milliseconds, and the error with its extremes."""
     lines = ["| policy | class | metric | measured (ms) | simulated (ms) | error |", "| --- " * 6 + "|"]
     for policy in dict.fromkeys(run["policy"] for run in runs):
         chosen = [run for run in runs if run["policy"] == policy]
@@ -169,36 +136,42 @@ def table(runs: Sequence[Report]) -> str:
                     statistics.median(1e3 * run[side][name][metric] for run in known)
                     for side in ("measured", "simulated")
                 )
-                error = statistics.median(run["errors"][name][metric] for run in known)
+                found = sorted(run["errors"][name][metric] for run in known)
+                shown = f"{statistics.median(found):+.0%}"
+                if len(found) > 1:
+                    shown += f" ({found[0]:+.0%} to {found[-1]:+.0%})"
                 label = metric.removesuffix("_s").replace("_", " ")
-                lines.append(f"| {policy} | {name} | {label} | {ours:.1f} | {theirs:.1f} | {error:+.0%} |")
+                lines.append(f"| {policy} | {name} | {label} | {ours:.1f} | {theirs:.1f} | {shown} |")
     return "\n".join(lines)
 
 
-def profiled(folder: Path, clock: str) -> EngineProfile:
-    """The engine's steps, timed in a process of its own."""
-    path = folder / "profile.json"
-    flags = ["--rounds", "7", "--budget-s", "60", "--clock", clock, "--out", str(path)]
-    done = subprocess.run([*TWOLANE, "profile", *flags], check=True, capture_output=True, timeout=600)
-    print(done.stdout.decode(), file=sys.stderr)
-    return load_profile(str(path)).profile
+def profile_for(record: Report, records: Sequence[Report], loop: EngineProfile, source: str) -> EngineProfile:
+    """The profile for a run, from the rounds of other seeds."""
+    others = [each for each in records if each["seed"] != record["seed"]]
+    profile = loop
+    if source == "steps":
+        logs = [
+            (f"{each['policy']}-{each['seed']} {role}", log)
+            for each in others
+            for role, log in each["steps"].items()
+        ]
+        profile = fit_logged([step for name, log in logs for step in read_steps(log, name)], loop)
+    return with_service(profile, probes_of([one for each in others for one in each["probe"]]))
 
 
-def measure(policy: str, seed: int, steps: EngineProfile) -> Report:
-    """One stack: probed while idle, then under the mix, then simulated."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        with serving(policy, folder) as url:
-            idle = bench(url, IDLE, 1000 + seed, folder)
-            busy = bench(url, MIX, seed, folder)
-    profile = with_service(steps, probes_of(idle))
-    ours, theirs = measured(busy), simulated(requests_of(busy), policy, profile)
+def compare(record: Report, profile: EngineProfile, source: str) -> Report:
+    """One run beside its simulation."""
+    ours = measured(record["busy"])
+    theirs = simulated(requests_of(record["busy"]), record["policy"], profile)
     return {
-        "policy": policy,
-        "seed": seed,
-        "worst_lag_s": busy["totals"]["worst_lag_s"],
-        "failed": busy["errors"],
-        "service": {name: getattr(profile, name) for name in SERVICE},
+        "source": source,
+        "policy": record["policy"],
+        "seed": record["seed"],
+        "load": record["load"],
+        "requests": len(record["busy"]),
+        "failed": record["failed"],
+        "processor_s": record["processor_s"],
+        "profile": asdict(profile),
         "measured": ours,
         "simulated": theirs,
         "errors": errors(ours, theirs),
@@ -206,28 +179,26 @@ def measure(policy: str, seed: int, steps: EngineProfile) -> Report:
 
 
 def main() -> None:
-    """Runs all rounds, prints the table and saves it with every run."""
+    """Compares all records, prints the tables and saves them with every run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clock", choices=("elapsed", "processor"), default="elapsed")
+    parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("results/simulation-error"))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        steps = profiled(Path(scratch), arguments.clock)
-    runs = []
-    for seed in range(arguments.rounds):
-        for policy in POLICIES:
-            print(f"round {seed + 1}: {policy}", file=sys.stderr, flush=True)
-            runs.append(measure(policy, seed, steps))
+    loop = load_profile(str(arguments.records / "profile.json"))
+    paths = sorted(arguments.records.glob("*-*.json"))
+    records: list[Report] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    document = {
-        "machine": asdict(machine_facts()),
-        "steps": asdict(replace(steps, arrival_s=0.0, reply_s=0.0)),
-        "runs": runs,
-    }
-    (arguments.out / "report.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (arguments.out / "table.md").write_text(table(runs) + "\n", encoding="utf-8")
-    print(table(runs))
+    runs = [
+        compare(record, profile_for(record, records, loop.profile, source), source)
+        for source in SOURCES
+        for record in records
+    ]
+    document = {"machine": records[0]["machine"], "loop": asdict(loop.profile), "runs": runs}
+    (arguments.out / "processes.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    for source in SOURCES:
+        text = table([run for run in runs if run["source"] == source])
+        (arguments.out / f"processes-{source}.md").write_text(text + "\n", encoding="utf-8")
+        print(f"\nprofile of {source}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -133,16 +133,23 @@ def processor_s() -> dict[str, float]:
 
 
 def main() -> None:
-    """Records one run."""
+    """Records one run, or times the engine alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", default="fcfs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--profile", action="store_true", help="instead, write profile.json of a loop of steps"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/stack-runs"))
     arguments = parser.parse_args()
     if not go_first():
         print("no right to go before other processes: timings hold on an idle machine only", file=sys.stderr)
-    found = record(arguments.policy, arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.profile:
+        flags = ["--rounds", "7", "--budget-s", "60", "--out", str(arguments.out / "profile.json")]
+        subprocess.run([*TWOLANE, "profile", *flags], check=True, timeout=400)
+        return
+    found = record(arguments.policy, arguments.seed)
     path = arguments.out / f"{arguments.policy}-{arguments.seed}.json"
     path.write_text(json.dumps(found) + "\n", encoding="utf-8")
     print(path)

@@ -40,3 +40,18 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_measurement(tmp_
     """Minutes of measuring must not be lost for want of a folder."""
     with pytest.raises(ConfigError, match="no such folder"):
         main(["--out", str(tmp_path / "none" / "a.json")])
+
+
+def test_logs_of_workers_make_a_profile(tmp_path: Path) -> None:
+    """Their steps count, none are timed; a folder without logs is an error that says what to do."""
+    out = tmp_path / "logged.json"
+    with pytest.raises(ConfigError, match="--step-log-dir"):
+        main(["--steps", str(tmp_path), "--out", str(out)])
+    lines = [f"{0.004 + 5e-5 * new:.7f},0,0,{new}:0" for new in range(10, 900, 10)]
+    lines += [f"{0.002 + 1e-4 * rows:.7f},{rows},{100 * rows}," for rows in range(1, 40)]
+    (tmp_path / "prefill-1.csv").write_text("\n".join(lines), encoding="ascii")
+    assert main(["--steps", str(tmp_path), "--out", str(out)]) == 0
+    found = load_profile(str(out))
+    assert found.profile.prefill_s([(500, 0)]) == pytest.approx(0.029, rel=0.02)
+    assert found.profile.mixed_s((), 10, 1000) == pytest.approx(0.003, rel=0.02)
+    assert found.fit["decode"]["shapes"] == 39

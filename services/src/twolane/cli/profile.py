@@ -21,6 +21,8 @@ from twolane.core.errors import ConfigError
 from twolane.engine.config import EngineConfig
 from twolane.engine.engine import Engine
 from twolane.sim.fit import StepSample, fit_errors, fit_profile
+from twolane.sim.logged_steps import LoggedStep, fit_logged, read_steps
+from twolane.sim.profile import EngineProfile
 from twolane.sim.profile_file import ProfileFile
 from twolane.worker.step_times import StepTime, copy_bytes_per_s, shapes_for, time_steps
 
@@ -57,6 +59,8 @@ class ProfileConfig(ProcessConfig):
     """No further round begins after so many seconds."""
     clock: Literal["elapsed", "processor"] = "elapsed"
     """Seconds that count; on a CPU that others use too, those of the processor are steadier."""
+    steps: Path | None = None
+    """Folder of the logs of running workers (--step-log-dir): their steps are fitted, none are timed here."""
     link_gbit_s: float | None = Field(default=None, gt=0)
     """Network between two workers; unset: the speed at which pages are copied within this device."""
     name: str = ""
@@ -71,9 +75,13 @@ def main(argv: list[str]) -> int:
     if not config.out.resolve().parent.is_dir():
         raise ConfigError(f"--out {config.out}: there is no such folder")
     torch.set_num_threads(config.num_threads)
+    steps = logged(config.steps) if config.steps is not None else []
     engine = _load(config)
-    measured, bytes_per_s = _measure(engine, config)
-    found = profile_of(engine, measured, bytes_per_s, config)
+    if config.steps is None:
+        measured = _measure(engine, config)
+        found = profile_of(engine, measured, copy_bytes_per_s(engine), config)
+    else:
+        found = profile_of_log(engine, steps, copy_bytes_per_s(engine), config)
     config.out.write_bytes(found.as_json())
     print(summary(found))
     print(f"saved {config.out}")
@@ -96,7 +104,24 @@ def _load(config: ProfileConfig) -> Engine:
     )
 
 
-def _measure(engine: Engine, config: ProfileConfig) -> tuple[list[StepTime], float]:
+def logged(folder: Path) -> list[LoggedStep]:
+    """All steps of a folder's logs.
+
+    Raises:
+        ConfigError: there is none.
+        InvalidRequest: one is malformed.
+    """
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
+        raise ConfigError(f"--steps {folder}: no logs there; start workers with --step-log-dir")
+    return [
+        step
+        for path in paths
+        for step in read_steps(path.read_text(encoding="ascii").splitlines(), path.name)
+    ]
+
+
+def _measure(engine: Engine, config: ProfileConfig) -> list[StepTime]:
     def say(done: int, total: int) -> None:
         if done % 25 == 0 or done == total:
             print(f"\r{done} of at most {total} steps", end="", file=sys.stderr, flush=True)
@@ -106,7 +131,7 @@ def _measure(engine: Engine, config: ProfileConfig) -> tuple[list[StepTime], flo
     shapes = shapes_for(engine.fingerprint.max_model_len, int(0.9 * pool_tokens), config.max_decode_rows)
     measured = time_steps(engine, shapes, config.rounds, config.budget_s, say)
     print(file=sys.stderr)
-    return measured, copy_bytes_per_s(engine)
+    return measured
 
 
 def profile_of(
@@ -118,24 +143,52 @@ def profile_of(
         StepSample(**asdict(each.shape), seconds=each.seconds if elapsed else max(each.processor_s, 1e-9))
         for each in measured
     ]
+    memory = _memory(engine, bytes_per_s, config)
+    profile = fit_profile(samples, *memory)
+    share = sum(each.processor_s for each in measured) / sum(each.seconds for each in measured)
+    notes = (
+        f"{'Elapsed' if elapsed else 'Processor'} seconds, medians of up to {config.rounds} rounds.",
+        _link_note(config),
+        f"The processor worked for {share:.0%} of the elapsed seconds of the steps.",
+    )
+    return _file(engine, profile, notes, fit_errors(samples, profile), config)
+
+
+def profile_of_log(
+    engine: Engine, steps: list[LoggedStep], bytes_per_s: float, config: ProfileConfig
+) -> ProfileFile:
+    """The profile of steps that workers have logged; memory and links are this engine's."""
+    size, capacity, link, landing_s = _memory(engine, bytes_per_s, config)
+    base = EngineProfile(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, size, capacity, link, landing_s)
+    profile = fit_logged(steps, base)
+    notes = (f"{len(steps):,} steps of running workers, fitted by their medians.", _link_note(config))
+    return _file(engine, profile, notes, fit_errors(steps, profile), config)
+
+
+def _memory(engine: Engine, bytes_per_s: float, config: ProfileConfig) -> tuple[int, int, float, float]:
+    """Bytes of a token's KV, tokens that fit, bytes per second between workers, seconds of a landing."""
     kv_bytes = engine.kv[0].numel() * engine.kv.element_size() // config.page_tokens
     link_bytes_per_s = bytes_per_s if config.link_gbit_s is None else config.link_gbit_s * 1e9 / 8
-    capacity = engine.pool.n_pages * config.page_tokens
-    profile = fit_profile(samples, kv_bytes, capacity, link_bytes_per_s, LANDING_S)
+    return kv_bytes, engine.pool.n_pages * config.page_tokens, link_bytes_per_s, LANDING_S
+
+
+def _link_note(config: ProfileConfig) -> str:
+    link = "pages copied within the device" if config.link_gbit_s is None else "as given"
+    return f"Link between workers: {link}. Landing a transfer: assumed."
+
+
+def _file(
+    engine: Engine,
+    profile: EngineProfile,
+    notes: tuple[str, ...],
+    fit: dict[str, dict[str, float]],
+    config: ProfileConfig,
+) -> ProfileFile:
     facts = asdict(machine_facts())
     device = facts["gpus"][0] if engine.kv.is_cuda and facts["gpus"] else facts["cpu"]
     named = engine.fingerprint.model
-    share = sum(each.processor_s for each in measured) / sum(each.seconds for each in measured)
-    link = "pages copied within the device" if config.link_gbit_s is None else "as given"
-    notes = (
-        f"{'Elapsed' if elapsed else 'Processor'} seconds, medians of up to {config.rounds} rounds.",
-        f"Link between workers: {link}. Landing a transfer: assumed.",
-        f"The processor worked for {share:.0%} of the elapsed seconds of the steps.",
-    )
     model = f"{named} {str(engine.kv.dtype).removeprefix('torch.')}"
-    name = config.name or f"{named} on {device}"
-    errors = fit_errors(samples, profile)
-    return ProfileFile(name, model, device, True, profile, notes, errors, facts)
+    return ProfileFile(config.name or f"{named} on {device}", model, device, True, profile, notes, fit, facts)
 
 
 def summary(found: ProfileFile) -> str:

@@ -60,7 +60,10 @@ class Simulation:
         rng = np.random.default_rng(settings.seed)
         policy = by_name(settings.prefill_policy, settings.prefill)
         decode_policy = decode_by_name(settings.decode_policy, settings.decode)
-        noise = noise_source(np.random.default_rng([settings.seed, 1]), settings.step_noise)
+        spread = self.profile.step_spread
+        noise = noise_source(
+            np.random.default_rng([settings.seed, 1]), settings.step_noise if spread is None else spread
+        )
         self.tally = Tally()
         self.workers: list[SimWorker] = []
         for index in range(settings.worker_count):
@@ -75,6 +78,9 @@ class Simulation:
         self.router = Router(rng, settings.prefill_policy in SHORT_FIRST)
         self.placing = self._live_placement() if settings.placement else None
         self.requests = self._requests(trace, rng)
+        # Each request's own factor of the way to its worker and back.
+        way_rng = np.random.default_rng([settings.seed, 2])
+        self.ways = way_rng.lognormal(0.0, self.profile.way_spread, len(self.requests))
         self.groups = GroupKeeper(self)
         self.timeline = TimeLine()
         self.transferred_bytes = 0
@@ -136,7 +142,8 @@ class Simulation:
         if self._next < len(self.requests):
             self.events.at(self.requests[self._next].arrival_s, self._arrive)
         if self.profile.arrival_s > 0.0:
-            self.events.at(self.events.now_s + self.profile.arrival_s, self._place, request)
+            way_s = self.profile.arrival_s * float(self.ways[request.index])
+            self.events.at(self.events.now_s + way_s, self._place, request)
         else:
             self._place(request)
 

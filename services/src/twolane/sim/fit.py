@@ -9,15 +9,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from twolane.core.errors import InvalidRequest
 from twolane.policies.least_squares import solve_non_negative
+from twolane.sim.logged_steps import spread_of
 from twolane.sim.profile import EngineProfile
 
 # Tokens at which the weights may cease to decide; 0: they never do.
 KNEES = (0, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512)
 LEAST_SAMPLES = 8
 MEGA = 1e6
+# Share of the median way from client to worker and back below which no probe's counts.
+LEAST_WAY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,12 @@ def with_service(profile: EngineProfile, probes: Sequence[Probe]) -> EngineProfi
     way_s = statistics.median(
         probe.first_s - found.prefill_s(((probe.new, probe.cached),)) for probe in probes
     )
-    return replace(found, arrival_s=max(0.0, way_s / 2), reply_s=max(0.0, way_s / 2))
+    found = replace(found, arrival_s=max(0.0, way_s / 2), reply_s=max(0.0, way_s / 2))
+    if way_s <= 0.0:
+        return found
+    ways = [probe.first_s - found.prefill_s(((probe.new, probe.cached),)) for probe in probes]
+    # A way below nothing is a step faster than the profile's.
+    return replace(found, way_spread=spread_of([max(way, LEAST_WAY * way_s) for way in ways]))
 
 
 def _median_slope(xs: Sequence[int], ys: Sequence[float]) -> float:
@@ -134,7 +143,22 @@ def _median_slope(xs: Sequence[int], ys: Sequence[float]) -> float:
     return statistics.median(slopes)
 
 
-def fit_errors(samples: Sequence[StepSample], profile: EngineProfile) -> dict[str, dict[str, float]]:
+class Timed(Protocol):
+    """A step whose time is known."""
+
+    @property
+    def seconds(self) -> float:
+        """What it took."""
+
+    @property
+    def kind(self) -> str:
+        """prefill, decode or mixed."""
+
+    def predicted_s(self, profile: EngineProfile) -> float:
+        """What a profile says."""
+
+
+def fit_errors(samples: Sequence[Timed], profile: EngineProfile) -> dict[str, dict[str, float]]:
     """Per kind of step: how many, and the median and the largest decile of the relative error."""
     found = {}
     for kind in ("prefill", "decode", "mixed"):

@@ -76,12 +76,13 @@ def outcome_of(simulation: Simulation) -> SimOutcome:
     duration_s = max(1e-09, counted[-1].arrival_s - settings.warmup_s) if counted else 1.0
     first = np.array([request.first_token_s for request in counted], dtype=np.float64)
     last = np.array([request.last_token_s for request in counted], dtype=np.float64)
+    indices = np.array([request.index for request in counted], dtype=np.int64)
     arrival = np.array([request.arrival_s for request in counted], dtype=np.float64)
     further = np.array([request.output_tokens - 1 for request in counted], dtype=np.float64)
     columns = LatencyColumns(
         classes=CLASSES,
         class_index=np.array([0 if request.is_short else 1 for request in counted], dtype=np.int64),
-        ttft_s=first - arrival + simulation.profile.reply_s,
+        ttft_s=first - arrival + simulation.profile.reply_s * simulation.ways[indices],
         tpot_s=np.where(further > 0, (last - first) / np.maximum(further, 1.0), np.nan),
         worst_gap_s=np.array([request.worst_gap_s for request in counted], dtype=np.float64),
         done=~np.isnan(last),

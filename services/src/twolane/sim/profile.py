@@ -34,6 +34,8 @@ class EngineProfile:
         between_steps_s: seconds of the worker's own loop from the end of a step to the begin of the next.
         arrival_s: seconds from a client's sending to the prompt's place in a worker's queue: router and RPC.
         reply_s: seconds from the end of a step to its token at the client.
+        step_spread: sigma (lognormal) of steps with prompts around these numbers; None: the simulation says.
+        way_spread: sigma of arrival_s and reply_s together, from request to request.
         graph_tokens: steps with prompts of up to so many tokens run as captured graphs; 0: none.
         graph_overhead_s: what takes the place of overhead_s then.
     """
@@ -55,6 +57,8 @@ class EngineProfile:
     between_steps_s: float = 0.0
     arrival_s: float = 0.0
     reply_s: float = 0.0
+    step_spread: float | None = None
+    way_spread: float = 0.0
     graph_tokens: int = 0
     graph_overhead_s: float = 0.0
 
