@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,18 @@ import orjson
 import pytest
 
 from twolane.policies.planner import Planner
+from twolane.policies.planner_baselines import Hpa
 from twolane.policies.planner_view import PlannerView, PoolKind, PoolTarget, ScalePlan
 from twolane.sim.cluster import Simulation
 from twolane.sim.scaling import FleetRun, FleetSettings
 from twolane.sim.scaling_arrivals import Arrivals, arrivals_of
+from twolane.sim.scaling_cases import FLEET_PROFILE, SPREADS, Case, Size, case_of
 from twolane.sim.scaling_command import scaling_main
-from twolane.sim.scaling_compare import FLEET_PROFILE, matched
+from twolane.sim.scaling_compare import hpa_rows
 from twolane.sim.scaling_fleet import Fleet
 from twolane.sim.scaling_outcome import outcome_of
+from twolane.sim.scaling_possible import clairvoyant, work_hours
+from twolane.sim.scaling_summary import matched, summary
 from twolane.sim.settings import SimSettings
 from twolane.workload.generator import MixSettings, generate_mix
 
@@ -136,6 +141,77 @@ def test_the_cheapest_run_that_keeps_as_many_targets_is_compared() -> None:
     assert matched(rows, "hpa", 0.999) is None
 
 
+def test_held_tokens_do_not_drift() -> None:
+    """After many short answers the books still say what is held: nothing adds up over time."""
+    rng = np.random.default_rng(3)
+    count = 20_000
+    time_s = np.sort(rng.uniform(0.0, 200.0, count))
+    output = rng.integers(2, 12, count).astype(np.float64)
+    full = {"uncached": 50.0, "prompt": 50.0, "work_s": 0.003, "alone_s": 0.02, "limit_s": 0.4}
+    columns = {name: np.full(count, value) for name, value in full.items()}
+    arrivals = Arrivals(
+        time_s=time_s, output=output, is_short=np.ones(count, np.bool_), duration_s=200.0, **columns
+    )
+    run = _run(arrivals, 2, 2)
+    assert 0.0 < run.decode.held_tokens < 62.0 * run.decode.rows
+    assert outcome_of(run).attainment == 1.0
+
+
+def _case(rate: float, duration_s: float) -> Case:
+    settings = FleetSettings(FLEET_PROFILE, warmup_s=60.0)
+    return Case("mix", "independent", 0, _arrivals(rate, duration_s), settings)
+
+
+def test_who_knows_all_arrivals_needs_no_more_than_the_planner() -> None:
+    """And nobody needs less than the work itself."""
+    case = _case(8.0, 900.0)
+    known = clairvoyant(case.arrivals, case.settings, 0.95)
+    assert known is not None
+    assert known.attainment >= 0.95
+    planner = outcome_of(FleetRun(case.arrivals, Planner(), case.settings).run())
+    assert work_hours(case.arrivals, case.settings) < known.gpu_hours < planner.gpu_hours
+
+
+def test_pools_of_an_autoscaler_can_be_put_together() -> None:
+    """A pair that was played has the numbers of its run."""
+    case = _case(6.0, 400.0)
+    rows = {row["setting"]: row for row in hpa_rows(case, quick=True)}
+    targets = {PREFILL: 0.4, DECODE: 0.3}
+    played = outcome_of(FleetRun(case.arrivals, Hpa(targets), case.settings).run())
+    found = rows["prefill 0.4 decode 0.3"]
+    assert found["gpu_hours"] == pytest.approx(played.gpu_hours)
+    assert found["attainment"] == pytest.approx(played.attainment)
+    assert len(rows) == 9
+
+
+def test_a_short_trace_is_played_over_and_over_and_seeds_take_other_stretches() -> None:
+    """Ten minutes last for half an hour; of two hours, each seed takes another half."""
+    mix = MixSettings(rate_per_s=0.5, duration_s=600.0, turns_max=1)
+    short = generate_mix(mix, np.random.default_rng(0))
+    size = Size(hours=0.5, workers=2.0)
+    assert case_of("a", short, "independent", 0, size).arrivals.duration_s > 1700.0
+    long = generate_mix(replace(mix, duration_s=7200.0, rate_per_s=0.1), np.random.default_rng(0))
+    first, second = (case_of("a", long, next(iter(SPREADS)), seed, size).arrivals for seed in (0, 1))
+    assert len(first) != len(second)
+
+
+def test_a_rival_is_compared_at_the_goal_and_not_above() -> None:
+    """What the planner keeps beyond the goal is not asked of a rival."""
+    names = {"trace": "a", "clients": "independent", "seed": 0}
+    more = {"short": 1.0, "long": 1.0, "raises": 0, "lowers": 0, "moves": 0, "swings": 0.0}
+    rows = [
+        {**names, "family": "planner", "setting": "0.99", "gpu_hours": 6.0, "attainment": 1.0, **more},
+        {**names, "family": "hpa", "setting": "a", "gpu_hours": 8.0, "attainment": 0.991, **more},
+        {**names, "family": "hpa", "setting": "b", "gpu_hours": 12.0, "attainment": 1.0, **more},
+        {**names, "family": "queue-blind", "setting": "c", "gpu_hours": 5.0, "attainment": 0.5, **more},
+    ]
+    found = summary(rows, 0.99)
+    assert found["hpa"]["hindsight"]["all"][0] == pytest.approx(0.75)
+    assert found["hpa"]["one_setting"]["setting"] == "a"
+    assert found["queue-blind"]["never_reached"] == 1
+    assert found["queue-blind"]["one_setting"]["setting"] is None
+
+
 def test_the_command_writes_runs_and_a_table(tmp_path: Path) -> None:
     """From a trace file to scaling.json and scaling.md."""
     mix = MixSettings(rate_per_s=1.0, duration_s=400.0)
@@ -145,10 +221,27 @@ def test_the_command_writes_runs_and_a_table(tmp_path: Path) -> None:
     trace = tmp_path / "tiny.csv"
     trace.write_text("\n".join(lines), encoding="utf-8")
     said: list[str] = []
-    options = [str(trace), "--seeds", "1", "--workers", "3", "--quick", "--out", str(tmp_path / "out")]
+    options = [
+        str(trace),
+        "--seeds",
+        "0",
+        "--workers",
+        "3",
+        "--hours",
+        "0.1",
+        "--quick",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert scaling_main(options, said.append) == 0
     document = orjson.loads((tmp_path / "out" / "scaling.json").read_bytes())
-    assert {row["family"] for row in document["runs"]} == {"planner", "hpa", "queue-blind"}
+    assert {row["family"] for row in document["runs"]} == {
+        "planner",
+        "hpa",
+        "queue-blind",
+        "clairvoyant",
+        "work",
+    }
     assert "| hpa |" in (tmp_path / "out" / "scaling.md").read_text(encoding="utf-8")
     assert any("GPU-h" in line for line in said)
 

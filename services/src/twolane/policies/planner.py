@@ -1,8 +1,8 @@
 """How many workers every pool should have: forecast, queues and targets, pools planned together.
 
 The operator asks it every few seconds and writes the counts, the simulator plays it. Where workers can
-change their role without a restart, pools share their headroom: work moves to workers that are there
-(roles.py), and a new pod is asked for only when all workers together are too few.
+change their role without a restart, pools share their headroom: a worker goes where the fewest requests
+are late for it, and a new pod is asked for only when all workers together are too few.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from twolane.core.request import Lane
 from twolane.policies.planner_bounds import coordinated, spread
-from twolane.policies.planner_demand import Demand, Work
+from twolane.policies.planner_demand import Demand
+from twolane.policies.planner_needs import Need, best_split, late_with, workers_within
 from twolane.policies.planner_settings import PlannerSettings
 from twolane.policies.planner_sizing import PrefillLoad, prefill_workers
 from twolane.policies.planner_view import PlannerView, PoolKind, PoolTarget, ScalePlan
-from twolane.policies.roles import Group, GroupLoad, Move, RoleController, RolesSettings, RolesView
+from twolane.policies.roles import Group, Move, moves_between
 
 # Prefill that waits up to so long on each worker is normal.
 NORMAL_QUEUE_S = 0.5
-# Work is smoothed already, and views are far between.
-ROLES = RolesSettings(smoothing_s=1.0, hold_s=0.0, cool_down_s=15.0, hysteresis=0.08, quiet_load=0.6)
+# Pause between two changes of role, and what one must spare, as a share of what may be late.
+MOVE_S = 15.0
+MOVE_GAIN = 0.1
 
 _GROUPS = {
     PoolKind.PREFILL: Group.BOTH,
@@ -31,32 +32,13 @@ _GROUPS = {
     PoolKind.LONG: Group.LONG,
     PoolKind.DECODE: Group.DECODE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a pool, or all that share, must have.
-
-    Attributes:
-        now: workers that keep the targets under the present work, its backlog included.
-        peak: workers' worth of the work foreseen when a new pod would serve, with its margin.
-        work: workers' worth of the present work.
-        backlog: workers for the backlog.
-    """
-
-    now: int
-    peak: float
-    work: float
-    backlog: float = 0.0
-
-    @property
-    def workers(self) -> int:
-        """Workers to have."""
-        return max(self.now, math.ceil(self.peak - 1e-9))
-
-    def left_over(self, hysteresis: float) -> int:
-        """Workers that must stay when some are given up."""
-        return max(self.now, math.ceil(self.peak * (1.0 + hysteresis) - 1e-9))
+_LANES = {
+    PoolKind.PREFILL: (Lane.SHORT, Lane.LONG),
+    PoolKind.SHORT: (Lane.SHORT,),
+    PoolKind.LONG: (Lane.LONG,),
+    PoolKind.DECODE: (),
+    PoolKind.MIXED: (Lane.SHORT, Lane.LONG),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +50,14 @@ class PlannerMemory:
         wishes: (time, name, workers) of late, for the slow way down.
         raised_s: when each pool was raised last.
         idle_since_s: when the last request was seen; None while there are some.
-        roles: the role controller's state.
+        moved_s: when workers changed their role last.
     """
 
     demand: Demand
     wishes: tuple[tuple[float, str, int], ...] = ()
     raised_s: Mapping[PoolKind, float] = field(default_factory=dict)
     idle_since_s: float | None = None
-    roles: Any = None
+    moved_s: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +72,10 @@ class Planner:
         memory: PlannerMemory = view.memory or PlannerMemory(Demand.start(settings))
         demand = memory.demand.observe(view, settings)
         idle_since = self._idle_since(now_s, view, memory)
-        before, memory = memory.demand, replace(memory, demand=demand, idle_since_s=idle_since)
+        memory = replace(memory, demand=demand, idle_since_s=idle_since)
         if (asleep := self._asleep(now_s, view, memory)) is not None:
             return asleep
-        needs = {kind: self._need(kind, view, demand, before) for kind in view.pools}
+        needs = {kind: self._need(kind, view, demand) for kind in view.pools}
         wishes, memory = self._wishes(now_s, view, needs, memory)
         wishes = coordinated(wishes, view.pools, settings)
         targets = {}
@@ -126,34 +108,39 @@ class Planner:
 
     # Needs
 
-    def _need(self, kind: PoolKind, view: PlannerView, demand: Demand, before: Demand) -> Need:
-        level, ahead = _of(kind, demand.level), _of(kind, demand.expected)
-        peak = sum(
-            forecast.foreseen(self.settings.margin_share, demand.late_share)
-            for forecast, part in ((demand.short, "short"), (demand.long, "long"), (demand.decode, "decode"))
-            if getattr(_mask(kind), part)
-        )
-        backlog = self._backlog(kind, view, demand, level.total)
-        if _mask(kind).decode:
-            level = replace(level, decode=max(level.decode, self._held(view, demand, before)))
-        sized = _sized(level, view, demand, self.settings)
-        coming = _sized(ahead, view, demand, self.settings)
-        now = math.ceil(max(sized, coming) + backlog - 1e-9)
-        return Need(now, peak, level.total, backlog)
+    def _need(self, kind: PoolKind, view: PlannerView, demand: Demand) -> Need:
+        settings, forecast = self.settings, demand.forecasts[kind]
+        usable = 1.0 if kind is PoolKind.DECODE else settings.fullness
+        backlog = self._backlog(kind, view, demand, forecast.level)
+        present = max(forecast.level, forecast.expected) * settings.least_room / usable
+        floor = max(present, float(self._queues(kind, forecast.level, view, demand))) + backlog
+        return Need(max(1, math.ceil(floor - 1e-9)), forecast.level, forecast.tail(), usable, backlog)
 
-    def _held(self, view: PlannerView, demand: Demand, before: Demand) -> float:
-        """Workers whose pages hold what is held now, and what waits unless it is soon gone."""
-        load, settings = view.decode, self.settings
-        left = before.waiting - load.waiting
-        soon_gone = load.waiting * settings.interval_s <= left * settings.start_s
-        waiting = 0.0 if soon_gone else load.waiting
-        tokens = load.held_tokens + waiting * demand.prompt_tokens
-        return tokens / demand.rate(view.cost, settings).held_tokens
+    def _queues(self, kind: PoolKind, work: float, view: PlannerView, demand: Demand) -> int:
+        """Prefill workers under which few prompts wait too long, were this work to last."""
+        settings, lanes = self.settings, _LANES[kind]
+        levels = {
+            Lane.SHORT: demand.forecasts[PoolKind.SHORT].level,
+            Lane.LONG: demand.forecasts[PoolKind.LONG].level,
+        }
+        here = sum(levels[lane] for lane in lanes)
+        if here <= 0.0:
+            return 1
+        constant_s = view.cost.prefill.constant_s
+        short, long = (
+            PrefillLoad(
+                levels[lane] if lane in lanes else 0.0,
+                demand.service_s[lane],
+                settings.ttft_s[lane] - constant_s,
+                demand.variation(lane),
+            )
+            for lane in (Lane.SHORT, Lane.LONG)
+        )
+        return prefill_workers(short, long, 1.0 - settings.goal) + math.ceil(work - here - 1e-9)
 
     def _backlog(self, kind: PoolKind, view: PlannerView, demand: Demand, work: float) -> float:
         """Workers for what waits, unless those that serve end it before a new pod could."""
-        settings, mask, pool = self.settings, _mask(kind), view.pools[kind]
-        lanes = [lane for lane, part in ((Lane.SHORT, mask.short), (Lane.LONG, mask.long)) if part]
+        settings, lanes, pool = self.settings, _LANES[kind], view.pools[kind]
         waiting_s = sum(view.waiting_s.get(lane, 0.0) for lane in lanes)
         # A prompt that is computed waits no more, though its rest counts.
         normal_s = max(NORMAL_QUEUE_S, *(demand.service_s[lane] for lane in lanes)) if lanes else 0.0
@@ -169,57 +156,50 @@ class Planner:
         self, now_s: float, view: PlannerView, needs: Mapping[PoolKind, Need], memory: PlannerMemory
     ) -> tuple[dict[PoolKind, int], PlannerMemory]:
         """Counts before pauses: raised at once, lowered to the highest wish of the last `down_s`."""
-        settings = self.settings
+        settings, late = self.settings, memory.demand.late_share
         shared = settings.shared and len(view.pools) > 1
         groups = {"all": tuple(view.pools)} if shared else {kind.value: (kind,) for kind in view.pools}
         kept = tuple(item for item in memory.wishes if item[0] > now_s - settings.down_s)
         wishes: dict[PoolKind, int] = {}
         for name, kinds in groups.items():
-            need = self._joint(kinds, needs, memory.demand) if shared else needs[kinds[0]]
+            here = {kind: needs[kind] for kind in kinds}
             have = sum(view.pools[kind].wanted for kind in kinds)
-            total = need.workers
+            total = sum(workers_within(here, late).values())
             if total < have:
-                total = min(have, need.left_over(settings.hysteresis))
+                total = min(have, sum(workers_within(here, late, settings.hysteresis).values()))
             # What runs when the planner begins counts as a wish: nothing is known yet that speaks against it.
             kept = (*kept, (now_s, name, total if memory.wishes else max(total, have)))
             total = max(total, min(have, max(count for _, other, count in kept if other == name)))
-            parts = {kind: max(needs[kind].peak, needs[kind].work) for kind in kinds}
+            split = best_split(here, total)
+            parts = {kind: float(count) for kind, count in split.items()}
             wishes |= spread(total, parts, {kind: view.pools[kind] for kind in kinds})
         return wishes, replace(memory, wishes=kept)
-
-    def _joint(self, kinds: tuple[PoolKind, ...], needs: Mapping[PoolKind, Need], demand: Demand) -> Need:
-        """One need of pools that share: their peaks hardly ever come at the same moment, so there is room
-        for the peak of all together, and for that of each beside the present work of the others."""
-        now = sum(needs[kind].now for kind in kinds)
-        together = demand.total.foreseen(self.settings.margin_share, demand.late_share)
-        alone = max(now + needs[kind].peak - needs[kind].now for kind in kinds)
-        work = sum(needs[kind].work for kind in kinds)
-        return Need(now, max(together, alone), work)
 
     def _moves(
         self, now_s: float, view: PlannerView, needs: Mapping[PoolKind, Need], memory: PlannerMemory
     ) -> tuple[tuple[Move, ...], PlannerMemory]:
-        """Changes of role, by the controller that the broker has too."""
+        """Changes of role: where fewer requests are late for it, by what is foreseen."""
         kinds = [kind for kind in view.pools if kind in _GROUPS]
         if not self.settings.shared or len(kinds) < 2 or not view.complete:
             return (), memory
-        loads = {}
-        for kind in kinds:
-            pool = view.pools[kind]
-            working = pool.ready if pool.working is None else pool.working
-            backlog_s = needs[kind].backlog * ROLES.drain_s
-            # By what is foreseen, not by the lull of the moment: prompts of a burst can't wait for a move.
-            loads[_GROUPS[kind]] = GroupLoad(working, needs[kind].peak, backlog_s)
-        if sum(load.workers for load in loads.values()) < len(loads):
+        here = {kind: needs[kind] for kind in kinds}
+        sizes = {
+            kind: pool.ready if pool.working is None else pool.working
+            for kind, pool in view.pools.items()
+            if kind in here
+        }
+        workers = sum(sizes.values())
+        if workers < len(sizes) or now_s - memory.moved_s < MOVE_S:
             return (), memory
-        decision = RoleController(ROLES).decide(now_s, RolesView(loads, memory.roles))
-        # Work that is foreseen keeps its workers: where all are short, a move only shifts the want.
-        moves = [
-            replace(move, workers=min(move.workers, int(load.workers - load.demand)))
-            for move in decision.moves
-            if (load := loads[move.source]).workers - load.demand >= 1.0
-        ]
-        return tuple(moves), replace(memory, roles=decision.memory)
+        best = best_split(here, workers)
+        gain = late_with(here, sizes) - late_with(here, best)
+        if gain <= MOVE_GAIN * memory.demand.late_share:
+            return (), memory
+        moves = moves_between(
+            {_GROUPS[kind]: count for kind, count in sizes.items()},
+            {_GROUPS[kind]: count for kind, count in best.items()},
+        )
+        return moves, replace(memory, moved_s=now_s)
 
     # Pauses and words
 
@@ -243,7 +223,7 @@ class Planner:
         demand: Demand,
     ) -> str:
         need, pool = needs[kind], view.pools[kind]
-        words = f"work for {need.work:.1f} workers, {need.peak:.1f} foreseen with margin"
+        words = f"work for {need.work:.1f} workers, {need.floor} at least"
         waiting_s = sum(view.waiting_s.values())
         if kind is not PoolKind.DECODE and waiting_s >= 1.0:
             words += f", {waiting_s:.0f} s of prompts wait"
@@ -251,36 +231,8 @@ class Planner:
             words += f", {pool.pending} workers are starting"
         if demand.judged >= 1.0:
             words += f", {100.0 * (1.0 - demand.missed / demand.judged):.1f} % of requests kept their targets"
-        if workers == pool.wanted and workers < need.now and self.settings.shared and len(view.pools) > 1:
+        if workers == pool.wanted and workers < need.floor and self.settings.shared and len(view.pools) > 1:
             words += "; workers of other pools take its work over, so no pod is added"
         if not view.complete:
             words += "; some metrics are missing, so nothing is removed"
         return words
-
-
-def _mask(kind: PoolKind) -> Work:
-    """Which work a pool does: 1 or 0 each."""
-    return {
-        PoolKind.PREFILL: Work(1, 1, 0),
-        PoolKind.SHORT: Work(1, 0, 0),
-        PoolKind.LONG: Work(0, 1, 0),
-        PoolKind.DECODE: Work(0, 0, 1),
-        PoolKind.MIXED: Work(1, 1, 1),
-    }[kind]
-
-
-def _of(kind: PoolKind, work: Work) -> Work:
-    mask = _mask(kind)
-    return Work(work.short * mask.short, work.long * mask.long, work.decode * mask.decode)
-
-
-def _sized(work: Work, view: PlannerView, demand: Demand, settings: PlannerSettings) -> float:
-    """Workers under which the targets are kept, were this work to last."""
-    if work.short + work.long <= 0.0:
-        return max(1.0, work.decode)
-    constant_s = view.cost.prefill.constant_s
-    loads = [
-        PrefillLoad(part, demand.service_s[lane], settings.ttft_s[lane] - constant_s)
-        for lane, part in ((Lane.SHORT, work.short), (Lane.LONG, work.long))
-    ]
-    return prefill_workers(loads[0], loads[1], 1.0 - settings.goal) + work.decode

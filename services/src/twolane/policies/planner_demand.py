@@ -1,4 +1,4 @@
-"""What the planner remembers of the load: forecasts per kind of work, mean lengths, kept targets.
+"""What the planner remembers of the load: forecasts per kind of pool, mean lengths, kept targets.
 
 `Demand.observe` takes one view; planner.py sizes pools from what comes out. Everything is counted in
 worker-seconds per second, that is in workers.
@@ -7,27 +7,34 @@ worker-seconds per second, that is in workers.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from twolane.core.request import Lane
 from twolane.policies.planner_forecast import Forecast, ForecastSettings
 from twolane.policies.planner_settings import PlannerSettings
-from twolane.policies.planner_sizing import DecodeRate, decode_rate
+from twolane.policies.planner_sizing import DecodeRate, decode_rate, fullest_rows
 from twolane.policies.planner_view import LaneTraffic, PlannerView, PoolKind, WorkerCost
 
 # Answers after which the mean length is known well; fewer count less.
 LENGTH_ANSWERS = 200.0
 FIRST_OUTPUT_TOKENS = 200.0
 FIRST_PROMPT_TOKENS = 500.0
-# Time over which kept and missed targets are counted.
+# Weight of the newest mean of how long prompts take and how unequal they are.
+SERVICE_WEIGHT = 0.2
+SCATTER_WEIGHT = 0.05
+# Prompts are taken for no less and no more unequal: squared coefficient of variation.
+VARIATION = (1.0, 4.0)
+# Time over which kept and missed targets are counted, and intervals' worth of requests it holds at least.
 JUDGED_S = 1800.0
+LEAST_JUDGED = 20.0
 # Growth of care, as a logarithm, by an hour with twice the misses allowed, and by one interval at most.
-CARE_PER_HOUR = 0.7
+CARE_PER_HOUR = 3.0
 MOST_STEP = 0.2
-# Weight of the newest measure of how long answers stay.
-STAY_WEIGHT = 0.1
 # Below this share of use, misses have another cause than too few workers.
 IN_USE = 0.35
+# No more of the work may be left to chance, however calm it was.
+MOST_LATE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,72 +50,59 @@ class Work:
         """All of it."""
         return self.short + self.long + self.decode
 
+    def of(self, kind: PoolKind) -> float:
+        """What a pool has to do of it."""
+        return {
+            PoolKind.PREFILL: self.short + self.long,
+            PoolKind.SHORT: self.short,
+            PoolKind.LONG: self.long,
+            PoolKind.DECODE: self.decode,
+            PoolKind.MIXED: self.total,
+        }[kind]
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
     """The memory.
 
     Attributes:
-        short: forecast of short prefill; likewise long, decode, and total for all three together.
+        forecasts: of the work of each kind of pool.
         service_s: mean seconds that a prompt takes, by lane.
+        scatter_s: variance over mean of the work of an interval: how unequal prompts are and how they bunch.
         prompt_tokens: mean prompt.
         output_tokens: mean answer.
-        answers_per_s: arrivals, smoothed over the time that an answer may take.
-        stay: how much longer answers hold pages than their steps take, by measure: transfers, waits between.
         waiting: answers that waited for pages at the last view.
         judged: requests judged lately, faded; missed: those that missed a target.
-        care: how much less than the goal allows may arrive in bursts unmet, learned from missed targets.
-        late_share: share of the work that may arrive in bursts that are not met.
+        care: how much less than the goal allows may be left to chance, learned from missed targets.
+        late_share: share of the work that may arrive while workers are too few.
     """
 
-    short: Forecast
-    long: Forecast
-    decode: Forecast
-    total: Forecast
-    service_s: dict[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
+    forecasts: Mapping[PoolKind, Forecast]
+    service_s: Mapping[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
+    scatter_s: Mapping[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
     prompt_tokens: float = FIRST_PROMPT_TOKENS
     output_tokens: float = FIRST_OUTPUT_TOKENS
-    answers_per_s: float = 0.0
-    stay: float = 1.1
     waiting: float = 0.0
     judged: float = 0.0
     missed: float = 0.0
-    care: float = 1.0
-    late_share: float = 0.01
+    care: float = 0.4
+    late_share: float = 0.025
 
     @classmethod
     def start(cls, settings: PlannerSettings) -> Demand:
         """Nothing seen yet."""
         horizon = max(1, math.ceil(settings.start_s / settings.interval_s))
         empty = Forecast(settings=ForecastSettings(horizon=horizon))
-        return cls(empty, empty, empty, empty)
+        return cls(dict.fromkeys(PoolKind, empty))
 
     def observe(self, view: PlannerView, settings: PlannerSettings) -> Demand:
         """With one more view; an incomplete one would look like a lull, so it is left out."""
         if not view.complete or view.span_s <= 0.0:
             return self
-        learned = self._lengths(view)
-        work = {lane: work_of(traffic, view.cost) for lane, traffic in view.lanes.items()}
-        service = dict(learned.service_s)
-        for lane, traffic in view.lanes.items():
-            if traffic.requests > 0.0:
-                mean_s = work[lane] / traffic.requests
-                share = 0.2 if service[lane] else 1.0
-                service[lane] += share * (mean_s - service[lane])
-        rate = learned.rate(view.cost, settings)
-        answers_per_s = learned._answers(view, settings)
-        learned = replace(learned, answers_per_s=answers_per_s, stay=learned._stay(view))
-        decode = learned.stay * answers_per_s * learned.output_tokens / rate.tokens_per_s
-        short = work.get(Lane.SHORT, 0.0) / view.span_s
-        long = work.get(Lane.LONG, 0.0) / view.span_s
-        return replace(
-            learned._judge(view, settings),
-            short=self.short.observe(short),
-            long=self.long.observe(long),
-            decode=self.decode.observe(decode),
-            total=self.total.observe(short + long + decode),
-            service_s=service,
-        )
+        learned = self._prompts(view)._lengths(view)._judge(view, settings)
+        work = replace(learned.latest(view), decode=learned.held(view, settings))
+        forecasts = {kind: one.observe(work.of(kind)) for kind, one in self.forecasts.items()}
+        return replace(learned, forecasts=forecasts, waiting=view.decode.waiting)
 
     def rate(self, cost: WorkerCost, settings: PlannerSettings) -> DecodeRate:
         """What a well filled decode worker does with answers of these lengths."""
@@ -120,15 +114,50 @@ class Demand:
         work = {lane: work_of(traffic, view.cost) / span_s for lane, traffic in view.lanes.items()}
         return Work(work.get(Lane.SHORT, 0.0), work.get(Lane.LONG, 0.0))
 
-    @property
-    def level(self) -> Work:
-        """Work now."""
-        return Work(self.short.level, self.long.level, self.decode.level)
+    def variation(self, lane: Lane) -> float:
+        """Squared coefficient of variation of the seconds that a prompt takes."""
+        least, most = VARIATION
+        mean_s = self.service_s[lane]
+        return least if mean_s <= 0.0 else min(most, max(least, self.scatter_s[lane] / mean_s - 1.0))
 
-    @property
-    def expected(self) -> Work:
-        """Work when a pod asked for now serves."""
-        return Work(self.short.expected, self.long.expected, self.decode.expected)
+    def held(self, view: PlannerView, settings: PlannerSettings) -> float:
+        """Decode workers that all answers would fill, were they as full as pages, rows and pace allow.
+
+        Answers on emptier workers end sooner, so what is held now stands for more on fuller ones.
+        """
+        load, cost = view.decode, view.cost
+        if load.running <= 0.0:
+            held = 0.0
+        else:
+            rows = min(cost.max_rows, load.running / max(1.0, decode_workers(view)))
+            each = load.held_tokens / load.running
+            now_s = cost.decode.step_s(int(rows * each), int(rows))
+            full_rows = fullest_rows(cost, each, settings.tpot_s)
+            full_s = cost.decode.step_s(int(full_rows * each), int(full_rows))
+            held = load.running / full_rows * max(1.0, full_s / max(1e-9, now_s))
+        return held + self._waits(view, settings)
+
+    def _waits(self, view: PlannerView, settings: PlannerSettings) -> float:
+        """Workers for the answers that wait for pages, unless they are soon gone."""
+        waiting = view.decode.waiting
+        left = self.waiting - waiting
+        if waiting * settings.interval_s <= left * settings.start_s:
+            return 0.0
+        return waiting / fullest_rows(view.cost, self.prompt_tokens, settings.tpot_s)
+
+    def _prompts(self, view: PlannerView) -> Demand:
+        service, scatter = dict(self.service_s), dict(self.scatter_s)
+        for lane, traffic in view.lanes.items():
+            if traffic.requests <= 0.0:
+                continue
+            work = work_of(traffic, view.cost)
+            share = SERVICE_WEIGHT if service[lane] else 1.0
+            service[lane] += share * (work / traffic.requests - service[lane])
+            kind = PoolKind.SHORT if lane is Lane.SHORT else PoolKind.LONG
+            usual = self.forecasts[kind].level * view.span_s
+            if usual > 0.0:
+                scatter[lane] += SCATTER_WEIGHT * ((work - usual) ** 2 / usual - scatter[lane])
+        return replace(self, service_s=service, scatter_s=scatter)
 
     def _lengths(self, view: PlannerView) -> Demand:
         output, prompt = self.output_tokens, self.prompt_tokens
@@ -140,31 +169,6 @@ class Demand:
             mean = sum(traffic.prompt_tokens for traffic in view.lanes.values()) / requests
             prompt += min(1.0, requests / LENGTH_ANSWERS) * (max(1.0, mean) - prompt)
         return replace(self, output_tokens=output, prompt_tokens=prompt)
-
-    def _answers(self, view: PlannerView, settings: PlannerSettings) -> float:
-        """Arrivals smoothed over the time that an answer may take: for so long a burst may wait for pages."""
-        now = sum(traffic.requests for traffic in view.lanes.values()) / view.span_s
-        if not self.total.seen:
-            return now
-        share = 1.0 - math.exp(-view.span_s / max(1e-3, self.output_tokens * settings.tpot_s))
-        return self.answers_per_s + share * (now - self.answers_per_s)
-
-    def _stay(self, view: PlannerView) -> float:
-        """Tokens held over those that arrivals and steps explain; nothing is learned while answers wait."""
-        load = view.decode
-        workers = sum(
-            pool.ready if pool.working is None else pool.working
-            for kind, pool in view.pools.items()
-            if kind in (PoolKind.DECODE, PoolKind.MIXED)
-        )
-        if load.waiting > 0.0 or load.running < workers or workers < 1:
-            return self.stay
-        step_s = view.cost.decode.step_s(int(load.held_tokens / workers), int(load.running / workers))
-        held = self.answers_per_s * self.output_tokens * step_s
-        held *= self.prompt_tokens + self.output_tokens / 2.0
-        if held <= 0.0:
-            return self.stay
-        return self.stay + STAY_WEIGHT * (min(2.0, max(0.5, load.held_tokens / held)) - self.stay)
 
     def _judge(self, view: PlannerView, settings: PlannerSettings) -> Demand:
         """Books kept and missed targets, and learns from them how careful to be.
@@ -180,21 +184,24 @@ class Demand:
         step = 0.0
         if judged > 0.0:
             excess = fresh_missed / (1.0 - settings.goal) - fresh
-            step = min(MOST_STEP, CARE_PER_HOUR * excess * JUDGED_S / (judged * 3600.0))
+            base = max(judged, LEAST_JUDGED * fresh)
+            step = min(MOST_STEP, CARE_PER_HOUR * excess * JUDGED_S / (base * 3600.0))
         ready = sum(pool.ready for pool in view.pools.values())
         pending = any(pool.pending for pool in view.pools.values())
-        if step > 0.0 and (pending or self.total.level < IN_USE * ready):
+        if step > 0.0 and (pending or self.forecasts[PoolKind.MIXED].level < IN_USE * ready):
             step = 0.0
         care = min(settings.care_most, max(settings.care_least, self.care * math.exp(step)))
-        late_share = (1.0 - settings.goal) / care
-        return replace(
-            self,
-            judged=judged,
-            missed=missed,
-            care=care,
-            late_share=late_share,
-            waiting=view.decode.waiting,
-        )
+        late_share = min(MOST_LATE, (1.0 - settings.goal) / care)
+        return replace(self, judged=judged, missed=missed, care=care, late_share=late_share)
+
+
+def decode_workers(view: PlannerView) -> int:
+    """Workers that decode now, whichever pool they are of."""
+    return sum(
+        pool.ready if pool.working is None else pool.working
+        for kind, pool in view.pools.items()
+        if kind in (PoolKind.DECODE, PoolKind.MIXED)
+    )
 
 
 def work_of(traffic: LaneTraffic, cost: WorkerCost) -> float:

@@ -1,24 +1,24 @@
-"""How much work will arrive when a pod asked for now is ready: level, trend, and what bursts asked for.
+"""How much work will arrive when a pod asked for now is ready, and how often it will be more than that.
 
 The level follows by Holt's method with a damped trend: it needs no season and no fitting, and it is
-right within a minute of a step. Its margin is measured, as a quantile of how far arrivals were above the
-forecast made one horizon before. Bursts that come and go within a start of a pod can't be met by any
-forecast: for them the level is kept under which all but a small share of the last minutes' work arrived,
-so that bursty times cost workers and calm ones none. planner.py keeps one forecast per kind of work.
+right within a minute of a step. How far arrivals were above the forecast made one horizon before is
+remembered, the newest counting most, and gives the share of work that would arrive while so many workers
+are too few. planner.py keeps one forecast per kind of work.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 
 # Below so much work (worker-seconds a second) ratios mean nothing.
 LEAST_DEMAND = 0.02
-# Intervals whose mean is what is usual.
-USUAL = 120
-# Intervals whose bursts are expected again: they come in groups, and room for them is idle between.
-BURSTS = 40
 # The first intervals may lie before the load has settled: forecasts made in them are not judged.
 SETTLE = 8
+# Errors that are assumed before any is known, in shares of `first_spread`.
+FIRST = (-1.0, -2.0 / 3.0, -1.0 / 3.0, 0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0)
+# A tail is read at a little less and a little more work, so that one error makes no step of it.
+SOFT = (0.95, 1.0, 1.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +31,46 @@ class ForecastSettings:
         trend_weight: weight of the newest change in the trend.
         damping: share of the trend that is left after one interval.
         history: intervals that are remembered.
-        first_errors: errors that are assumed before any is known; they count less the more are.
-        first_spread: how far above the forecast those reach, as a share of it.
-        least_margin: the margin at least: calm so far is no promise.
-        most_margin: the margin at most.
+        half_life: intervals after which an error counts half: bursts come in groups.
+        first_errors: how many errors those count like that are assumed before any is known.
+        first_spread: how far from the forecast those reach, as a share of it.
+        most_error: errors beyond this factor count as this: after a lull any work is many times the forecast.
     """
 
     horizon: int = 8
     level_weight: float = 0.35
     trend_weight: float = 0.1
     damping: float = 0.85
-    history: int = 480
-    first_errors: int = 60
-    first_spread: float = 0.8
-    least_margin: float = 1.2
-    most_margin: float = 1.7
+    history: int = 240
+    half_life: float = 60.0
+    first_errors: float = 20.0
+    first_spread: float = 0.3
+    most_error: float = 1.7
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How often work exceeds the forecast.
+
+    Attributes:
+        expected: work per second expected.
+        factors: work over the forecast made for it, ascending.
+        above: share of the work that came in intervals from each factor on.
+    """
+
+    expected: float
+    factors: tuple[float, ...]
+    above: tuple[float, ...]
+
+    def late(self, work: float) -> float:
+        """Share of the work that will arrive while its rate is more than `work` per second."""
+        if self.expected <= LEAST_DEMAND:
+            return 0.0
+        return sum(self._above(part * work / self.expected) for part in SOFT) / len(SOFT)
+
+    def _above(self, factor: float) -> float:
+        place = bisect_right(self.factors, factor)
+        return self.above[place] if place < len(self.above) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +82,6 @@ class Forecast:
         trend: its change per interval.
         made: forecasts of the last intervals, oldest first, at most `horizon`.
         errors: work over the forecast made for it, oldest first, at most `history`.
-        past: work per second of the last intervals likewise.
         seen: intervals observed.
     """
 
@@ -65,16 +89,14 @@ class Forecast:
     trend: float = 0.0
     made: tuple[float, ...] = ()
     errors: tuple[float, ...] = ()
-    past: tuple[float, ...] = ()
     seen: int = 0
     settings: ForecastSettings = field(default_factory=ForecastSettings)
 
     def observe(self, demand: float) -> Forecast:
         """With the work per second of one more interval."""
         settings = self.settings
-        past = (*self.past, demand)[-settings.history :]
         if self.seen == 0:
-            return replace(self, level=demand, seen=1, made=(0.0,), past=past)
+            return replace(self, level=demand, seen=1, made=(0.0,))
         before = self.level + settings.damping * self.trend
         level = before + settings.level_weight * (demand - before)
         trend = settings.damping * self.trend
@@ -84,7 +106,7 @@ class Forecast:
             if made[0] > LEAST_DEMAND:
                 errors = (*errors, demand / made[0])[-settings.history :]
             made = made[1:]
-        following = replace(self, level=level, trend=trend, errors=errors, past=past, seen=self.seen + 1)
+        following = replace(self, level=level, trend=trend, errors=errors, seen=self.seen + 1)
         forecast = following.expected if following.seen > SETTLE else 0.0
         return replace(following, made=(*made, forecast))
 
@@ -96,38 +118,19 @@ class Forecast:
         reach = damping * (1.0 - damping**settings.horizon) / (1.0 - damping)
         return max(0.5 * self.level, self.level + reach * self.trend)
 
-    def foreseen(self, margin_share: float, late_share: float) -> float:
-        """Work per second to be ready for.
-
-        Args:
-            margin_share: share of the time that arrivals stay below forecast and margin.
-            late_share: share of the work that may arrive above what bursts are met with.
-        """
-        # What is high already is less likely to grow by the usual share again.
-        recent = self.past[-USUAL:]
-        usual = min(self.expected, sum(recent) / max(1, len(recent)))
-        least = self.settings.least_margin
-        growth = self.expected * least + usual * (self.margin(margin_share) - least)
-        return max(growth, self.burst(late_share))
-
-    def margin(self, share: float) -> float:
-        """Factor over the expected work that arrivals stayed below at this share of the time."""
+    def tail(self) -> Tail:
+        """How much of the coming work any number of workers would be too few for."""
         settings = self.settings
-        first = settings.first_errors
-        known = [*self.errors, *(1.0 + settings.first_spread * rank / first for rank in range(first))]
-        known.sort()
-        position = share * (len(known) - 1)
-        low = int(position)
-        high = min(low + 1, len(known) - 1)
-        found = known[low] + (position - low) * (known[high] - known[low])
-        return min(settings.most_margin, max(settings.least_margin, found))
-
-    def burst(self, late_share: float) -> float:
-        """Work per second above which only this share of the latest work arrived."""
-        past = self.past[-BURSTS:]
-        left = late_share * sum(past)
-        for demand in sorted(past, reverse=True):
-            left -= demand
-            if left < 0.0:
-                return demand
-        return 0.0
+        fade = 0.5 ** (1.0 / settings.half_life)
+        weighed = [(1.0 + settings.first_spread * rank, settings.first_errors / len(FIRST)) for rank in FIRST]
+        weight = 1.0
+        for error in reversed(self.errors):
+            weighed.append((min(settings.most_error, error), weight))
+            weight *= fade
+        weighed.sort()
+        total = sum(factor * weight for factor, weight in weighed)
+        above, left = [], total
+        for factor, weight in weighed:
+            above.append(left / total)
+            left -= factor * weight
+        return Tail(self.expected, tuple(factor for factor, _ in weighed), tuple(above))

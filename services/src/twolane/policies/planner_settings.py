@@ -25,14 +25,15 @@ class PlannerSettings:
         ratio_min: prefill workers for each decode worker at least.
         ratio_max: prefill workers for each decode worker at most; None: no limit.
         shared: workers can change between pools without a restart, so pools share their headroom.
-        hysteresis: what is left after a removal exceeds the need by this share.
-        margin_share: share of the time that forecast errors are covered.
+        hysteresis: a removal leaves this share of the workers unneeded.
         drain_s: seconds in which a backlog should be gone.
-        care_most: factor of care about bursts that missed targets may bring.
+        care_most: factor of care that missed targets may bring.
         care_least: factor that kept targets may bring.
+        fullness: share of a prefill worker that work may fill.
+        least_room: workers are kept for this factor over the present and the expected work.
     """
 
-    goal: float = 0.98
+    goal: float = 0.99
     ttft_s: Mapping[Lane, float] = field(default_factory=lambda: {Lane.SHORT: 0.4, Lane.LONG: 2.0})
     tpot_s: float = 0.1
     start_s: float = 120.0
@@ -44,20 +45,20 @@ class PlannerSettings:
     ratio_max: float | None = None
     shared: bool = True
     hysteresis: float = 0.05
-    margin_share: float = 0.9
     drain_s: float = 60.0
     care_most: float = 8.0
-    care_least: float = 0.5
+    care_least: float = 0.05
+    fullness: float = 0.9
+    least_room: float = 1.05
 
     def __post_init__(self) -> None:
         """Refuses what can't be kept.
 
         Raises:
-            ConfigError: the goal or margin_share is no share, or the ratio bounds exclude each other.
+            ConfigError: the goal is no share, or the ratio bounds exclude each other.
         """
-        for name in ("goal", "margin_share"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)}", param=name)
+        if not 0.0 < self.goal < 1.0:
+            raise ConfigError(f"goal must be between 0 and 1, not {self.goal}", param="goal")
         if self.ratio_max is not None and self.ratio_max < self.ratio_min:
             raise ConfigError("ratio_max must not be below ratio_min", param="ratio_max")
         if not (self.start_s > 0.0 and self.interval_s > 0.0 and self.drain_s > 0.0):

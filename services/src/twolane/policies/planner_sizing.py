@@ -26,28 +26,29 @@ class PrefillLoad:
         work: worker-seconds of them per second.
         service_s: seconds that one takes on average.
         limit_s: time in which its first token should come.
+        variation: squared coefficient of variation of the seconds.
     """
 
     work: float
     service_s: float
     limit_s: float
+    variation: float = 1.0
 
 
-def late_share(load: PrefillLoad, ahead: float, workers: int, variation: float = 1.0) -> float:
+def late_share(load: PrefillLoad, ahead: float, workers: int) -> float:
     """Share of prompts that wait too long, for `workers` workers (M/G/c, exponential tail).
 
     Args:
         load: the lane.
         ahead: worker-seconds per second of everything that is served before or beside it.
         workers: workers.
-        variation: squared coefficient of variation of the service time.
     """
     use = (load.work + ahead) / workers
     if use >= FULLEST:
         return 1.0
     # A target below the work itself can't be kept by more workers; then a wait as long as the work is fair.
     slack_s = max(load.limit_s - load.service_s, load.service_s)
-    rate = workers * (1.0 - use) / max(1e-6, load.service_s * (1.0 + variation) / 2.0)
+    rate = workers * (1.0 - use) / max(1e-6, load.service_s * (1.0 + load.variation) / 2.0)
     return waiting_share(workers, use * workers) * math.exp(-min(700.0, rate * slack_s))
 
 
@@ -105,9 +106,14 @@ def decode_rate(cost: WorkerCost, prompt_tokens: float, output_tokens: float, tp
         tpot_s: seconds per token at most.
     """
     per_row = max(1.0, prompt_tokens + output_tokens / 2.0)
-    fits = USABLE_PAGES * cost.capacity_tokens / per_row
-    keeps_pace = cost.decode.rows_within(tpot_s, per_row)
-    rows = max(1.0, min(fits, keeps_pace, cost.max_rows))
+    rows = fullest_rows(cost, per_row, tpot_s)
     constant, token, row = cost.decode.fit.coefficients
     step_s = constant + (token * per_row + row) * rows / 1e3
     return DecodeRate(rows / max(1e-6, step_s), rows * per_row, rows)
+
+
+def fullest_rows(cost: WorkerCost, tokens: float, tpot_s: float) -> float:
+    """Answers of so many tokens that one worker holds at most: by pages, by pace, by rows."""
+    per_row = max(1.0, tokens)
+    fits = USABLE_PAGES * cost.capacity_tokens / per_row
+    return max(1.0, min(fits, cost.decode.rows_within(tpot_s, per_row), cost.max_rows))

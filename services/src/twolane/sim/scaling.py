@@ -95,7 +95,7 @@ class FleetRun:
         self.sizes: list[tuple[float, float, float]] = []
         self.moves = 0
         self.reasons: list[tuple[float, str, int, str]] = []
-        self.warm_pod_s = 0.0
+        self.warm_pool_s = dict.fromkeys(self.fleet.pools, 0.0)
         self._scaler = scaler
         self._memory: Any = None
         self._lent = 0
@@ -113,7 +113,7 @@ class FleetRun:
         for step in range(steps):
             from_s = step * settings.slice_s
             if from_s < settings.warmup_s <= from_s + settings.slice_s:
-                self.warm_pod_s = self.fleet.pod_s
+                self.warm_pool_s = dict(self.fleet.pool_s)
             self._slice(slice(int(edges[step]), int(edges[step + 1])), from_s)
             now_s = from_s + settings.slice_s
             self.fleet.advance(now_s, settings.slice_s)
@@ -135,7 +135,8 @@ class FleetRun:
         arrivals, settings = self.arrivals, self.settings
         first = arrivals.time_s < FIRST_S
         span_s = FIRST_S * settings.first_use
-        decode = float(decode_work_s(arrivals, settings.profile, settings.limits.max_rows)[first].sum()) / span_s
+        work_s = decode_work_s(arrivals, settings.profile, settings.limits.max_rows)
+        decode = float(work_s[first].sum()) / span_s
         prefill = float(arrivals.work_s[first].sum()) / span_s
         return {
             PoolKind.PREFILL: max(1, math.ceil(prefill)),

@@ -10,7 +10,9 @@ from pathlib import Path
 import orjson
 
 from twolane.core.errors import TwolaneError
-from twolane.sim.scaling_compare import Plan, Row, candidates, families, run_plan, summary
+from twolane.sim.scaling_cases import SPREADS, Size
+from twolane.sim.scaling_compare import PLANNER, POSSIBLE, RIVALS, Plan, Row, run_plan
+from twolane.sim.scaling_summary import settings_table, summary, table
 
 Say = Callable[[str], None]
 
@@ -40,65 +42,56 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare the scaling planner with other scalers in simulation, at equal SLO attainment.",
     )
     parser.add_argument("traces", type=Path, nargs="+", help="normalised traces (.csv or .csv.gz)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per trace")
-    parser.add_argument("--hours", type=float, default=2.0, help="hours of a trace at most")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run per trace and seed")
+    parser.add_argument("--clients", nargs="+", choices=tuple(SPREADS), default=list(SPREADS))
+    parser.add_argument("--hours", type=float, default=1.0, help="hours of a trace at most")
     parser.add_argument("--workers", type=float, default=6.0, help="workers' worth of work on average")
-    parser.add_argument("--goal", type=float, default=0.98, help="share of requests within their targets")
+    parser.add_argument(
+        "--goal", type=float, nargs="+", default=[0.99, 0.95], help="shares of requests within their targets"
+    )
     parser.add_argument("--quick", action="store_true", help="few settings of the baselines")
+    parser.add_argument(
+        "--only", nargs="+", choices=(PLANNER, POSSIBLE, *RIVALS), help="play these, keep the rest of --out"
+    )
     parser.add_argument("--out", type=Path, help="folder for scaling.json and scaling.md")
     return parser
 
 
 def _compare(options: argparse.Namespace, say: Say | None) -> None:
     tell = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    scalers = candidates(options.goal, quick=options.quick)
-    plan = Plan(options.traces, options.seeds, options.hours, options.workers, scalers)
-    rows = run_plan(plan, tell)
-    found = summary(rows)
-    text = table(rows, found)
+    families = tuple(options.only or (PLANNER, POSSIBLE, *RIVALS))
+    size = Size(options.hours, options.workers)
+    plan = Plan(options.traces, options.seeds, options.goal, size, options.quick, families, options.clients)
+    rows = _kept(options.out, plan) if options.only and options.out else []
+    for fresh in run_plan(plan, tell):
+        rows += fresh
+        if options.out is not None:
+            # A long comparison that is ended keeps what it has.
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / "scaling.json").write_bytes(orjson.dumps({"runs": rows}))
+    complete = all(any(row["family"] == family for row in rows) for family in (PLANNER, *RIVALS))
+    tables = [table(rows, goal) for goal in options.goal] if complete else []
+    text = "\n".join([*tables, settings_table(rows)])
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
+        found = [summary(rows, goal) for goal in options.goal] if complete else []
         (options.out / "scaling.json").write_bytes(orjson.dumps({"summary": found, "runs": rows}))
         (options.out / "scaling.md").write_text(text, encoding="utf-8")
     (say or print)(text)
 
 
-def table(rows: Sequence[Row], found: Row) -> str:
-    """The results as Markdown."""
-    planner = found["planner"]
-    lines = [
-        f"Planner: {planner['gpu_hours']:.1f} GPU-hours a run, {100 * planner['attainment']:.2f} % of "
-        f"requests within their targets, {planner['swings']:.2f} swings an hour, "
-        f"{planner['moves']:.1f} role moves a run.",
-        "",
-        "| against | compared at | GPU-hours, ratio (95 %) | attainment | swings/h | runs never matched |",
-        "| --- | --- | --- | --- | --- | --- |",
+def _kept(folder: Path, plan: Plan) -> list[Row]:
+    """Rows of earlier runs that are not played again."""
+    path = folder / "scaling.json"
+    if not path.exists():
+        return []
+    rows: list[Row] = orjson.loads(path.read_bytes())["runs"]
+    traces = {trace.name.split(".")[0] for trace in plan.traces}
+    again = {*plan.families, *(("work",) if POSSIBLE in plan.families else ())}
+    return [
+        row
+        for row in rows
+        if row["family"] not in again
+        or row["trace"] not in traces
+        or row["seed"] not in plan.seeds
+        or row["clients"] not in plan.clients
     ]
-    for family in families(rows):
-        per_run, single = found[family].values()
-        ratio = _ratio(per_run["gpu_hours_ratio"])
-        never = f"{per_run['never_reached']} of {per_run['runs']}"
-        lines.append(
-            f"| {family} | its best setting for each run, in hindsight | {ratio} | equal | | {never} |"
-        )
-        lines.append(f"| {family} | {_single(single)} |")
-    lines += ["", "| trace, clients | " + " | ".join(families(rows)) + " |"]
-    lines.append("| --- |" + " --- |" * len(families(rows)))
-    traces = dict.fromkeys(f"{row['trace']}, {row['clients']}" for row in rows)
-    for trace in traces:
-        cells = [
-            found[family]["best setting of each run"]["by_trace"].get(trace) for family in families(rows)
-        ]
-        lines.append(f"| {trace} | " + " | ".join("never" if c is None else _ratio(c) for c in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _single(found: Row) -> str:
-    if found["setting"] is None:
-        return f"one setting for all runs | none is enough | {100 * found['best_attainment']:.2f} % | |"
-    words = f"one setting for all runs: {found['setting']} | {_ratio(found['gpu_hours_ratio'])}"
-    return f"{words} | {100 * found['attainment']:.2f} % | {found['swings']:.2f} |"
-
-
-def _ratio(interval: Sequence[float]) -> str:
-    return f"{interval[0]:.2f} ({interval[1]:.2f}–{interval[2]:.2f})"

@@ -14,7 +14,7 @@ from twolane.sim.profile import EngineProfile
 from twolane.sim.scaling_arrivals import Arrivals, Floats
 from twolane.sim.scaling_prefill import Indices
 
-TICK_S = 0.5
+TICK_S = 1.0
 # Share of the pages up to which admission lets answers in; the rest is for their growth.
 ADMIT_SHARE = 0.88
 
@@ -75,13 +75,14 @@ class DecodeFlow:
     def tick(self, number: int, workers: float) -> None:
         """One tick of time with so many workers: what waits joins before it, what arrives in it after."""
         now_s = number * TICK_S
-        self._admit(workers, now_s)
+        if self.waiting:
+            self._admit(workers, now_s)
         if self.rows > 0.0 and workers > 0.0:
             self._advance(workers)
         due = [group for tick in sorted(self._joins) if tick <= number for group in self._joins.pop(tick)]
         if due:
-            self.waiting.append(self._passed(np.concatenate(due), now_s + TICK_S, workers))
-        self._admit(workers, now_s + TICK_S)
+            group = due[0] if len(due) == 1 else np.concatenate(due)
+            self._arrive(group, now_s + TICK_S, workers)
         self._clock_s.append(now_s + TICK_S)
         self._clock.append(self._virtual)
 
@@ -108,9 +109,22 @@ class DecodeFlow:
             self._profile.decode_read_s * self.held_tokens / max(1e-9, workers)
         )
 
-    def _admit(self, workers: float, now_s: float) -> None:
+    def _arrive(self, group: Indices, now_s: float, workers: float) -> None:
+        """Answers whose pages came within the last tick: each joined at that moment, if there was room."""
+        room, free = self._room(workers)
+        if not self.waiting and len(group) <= free and float(self._arrivals.prompt[group].sum()) < room:
+            self._begin(group, now_s, workers)
+            return
+        self.waiting.append(group)
+        self._admit(workers, now_s)
+
+    def _room(self, workers: float) -> tuple[float, float]:
+        """Tokens and rows that may still be admitted."""
         room = ADMIT_SHARE * self._profile.capacity_tokens * workers - self.held_tokens
-        free = self._max_rows * workers - self.rows
+        return room, self._max_rows * workers - self.rows
+
+    def _admit(self, workers: float, now_s: float) -> None:
+        room, free = self._room(workers)
         while self.waiting and room > 0.0 and free >= 1.0:
             group = self.waiting[0]
             if not len(group):
@@ -130,38 +144,34 @@ class DecodeFlow:
                 return
             self.waiting.popleft()
 
-    def _passed(self, group: Indices, now_s: float, workers: float) -> Indices:
-        """Counts answers off that came and ended since the last tick; returns the others."""
-        output = self._arrivals.output[group]
-        done = (
-            (now_s - self._sent_s[group]) / self._step_s(workers) if workers > 0.0 else np.zeros(len(group))
-        )
-        short = (done >= output - 1.0) & (not self.waiting)
-        self._end_at[group[short]] = self._virtual - (done - output + 1.0)[short]
-        self.ended += float(short.sum())
-        self.output_tokens += float(output[short].sum())
-        return group[~short]
-
     def _begin(self, group: Indices, now_s: float, workers: float) -> None:
         prompt, output = self._arrivals.prompt[group], self._arrivals.output[group]
         # Pages that arrived within the last tick let their row join at that moment: it is ahead of the
         # others by the steps since then. One that waited longer begins now.
         waited_s = now_s - self._sent_s[group]
         done = np.where(waited_s < TICK_S, waited_s / self._step_s(workers), 0.0)
-        end = self._virtual - np.minimum(done, output - 1.0) + output - 1.0
-        bucket = end.astype(np.int64)
+        end = self._virtual - done + output - 1.0
         self._end_at[group] = end
+        ended = done >= output - 1.0
+        if ended.any():
+            self.ended += float(ended.sum())
+            self.output_tokens += float(output[ended].sum())
+            left = ~ended
+            prompt, output, done, end = prompt[left], output[left], done[left], end[left]
+            if not len(end):
+                return
+        bucket = end.astype(np.int64)
         while len(self._rows_end) <= bucket.max() + 1:
             self._rows_end, self._tokens_end, self._output_end, self._end_sum = (
                 np.concatenate((one, np.zeros_like(one)))
                 for one in (self._rows_end, self._tokens_end, self._output_end, self._end_sum)
             )
-        held = prompt + 1.0 + np.minimum(done, output - 1.0)
+        held = prompt + 1.0 + done
         np.add.at(self._rows_end, bucket, 1.0)
         np.add.at(self._tokens_end, bucket, held + end - self._virtual)
         np.add.at(self._output_end, bucket, output)
         np.add.at(self._end_sum, bucket, end)
-        self.rows += len(group)
+        self.rows += len(end)
         self.held_tokens += float(held.sum())
 
     def _advance(self, workers: float) -> None:

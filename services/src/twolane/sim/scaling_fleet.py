@@ -38,7 +38,7 @@ class Fleet:
         rng: draws the seconds of each pod.
 
     Attributes:
-        pod_s: pod-seconds paid for so far.
+        pool_s: pod-seconds paid for so far, by pool.
         changes: (time, pool, from, to) of every change of a count.
     """
 
@@ -46,10 +46,15 @@ class Fleet:
         self, sizes: dict[PoolKind, int], start_s: tuple[float, float], rng: np.random.Generator
     ) -> None:
         self.pools = {kind: PoolPods(size, size) for kind, size in sizes.items()}
-        self.pod_s = 0.0
+        self.pool_s = dict.fromkeys(sizes, 0.0)
         self.changes: list[tuple[float, PoolKind, int, int]] = []
         self._start_s = start_s
         self._rng = rng
+
+    @property
+    def pod_s(self) -> float:
+        """Pod-seconds paid for so far, of all pools."""
+        return sum(self.pool_s.values())
 
     def ask(self, now_s: float, kind: PoolKind, wanted: int, drain_s: float) -> None:
         """Changes a count: new pods start; pods that start end first, then ready ones after draining."""
@@ -70,8 +75,8 @@ class Fleet:
 
     def advance(self, now_s: float, span_s: float) -> None:
         """Lets `span_s` seconds up to `now_s` be paid for, then starts and ends what is due."""
-        for pods in self.pools.values():
-            self.pod_s += span_s * (pods.ready + len(pods.starting) + len(pods.ending))
+        for kind, pods in self.pools.items():
+            self.pool_s[kind] += span_s * (pods.ready + len(pods.starting) + len(pods.ending))
             pods.ready += sum(at_s <= now_s for at_s in pods.starting)
             pods.starting = [at_s for at_s in pods.starting if at_s > now_s]
             pods.ending = [at_s for at_s in pods.ending if at_s > now_s]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twolane.policies.planner_view import PoolKind
 from twolane.sim.scaling import FleetRun
@@ -48,8 +49,17 @@ class FleetOutcome:
         return asdict(self)
 
 
-def outcome_of(run: FleetRun) -> FleetOutcome:
-    """Counts what happened after the warm-up."""
+@dataclass(frozen=True, slots=True)
+class Misses:
+    """Requests of a run: which count, whose first token was late, whose pace was missed."""
+
+    counted: NDArray[np.bool_]
+    late: NDArray[np.bool_]
+    slow: NDArray[np.bool_]
+
+
+def misses_of(run: FleetRun) -> Misses:
+    """Judges each request, after the warm-up."""
     arrivals, settings = run.arrivals, run.settings
     first_s, last_s = run.prefill.first_s, run.decode.last_s()
     counted = (arrivals.time_s >= settings.warmup_s) & (arrivals.time_s < arrivals.duration_s - TAIL_S)
@@ -57,20 +67,39 @@ def outcome_of(run: FleetRun) -> FleetOutcome:
     tpot_s = np.where(arrivals.output > 1.5, (last_s - first_s) / further, 0.0)
     # An answer that still runs has its end ahead: judged by its first token.
     running = np.isnan(tpot_s) & (arrivals.duration_s - first_s < further * settings.limits.tpot_s)
-    met = (first_s - arrivals.time_s <= arrivals.limit_s) & (running | (tpot_s <= settings.limits.tpot_s))
-    ttft_s = np.where(np.isnan(first_s), np.inf, first_s - arrivals.time_s)[counted]
+    late = ~(first_s - arrivals.time_s <= arrivals.limit_s)
+    return Misses(counted, late, ~(running | (tpot_s <= settings.limits.tpot_s)))
+
+
+def pool_hours(run: FleetRun) -> dict[PoolKind, float]:
+    """GPU-hours of each pool after the warm-up."""
+    return {kind: (paid_s - run.warm_pool_s[kind]) / 3600.0 for kind, paid_s in run.fleet.pool_s.items()}
+
+
+def swings_of(run: FleetRun) -> dict[PoolKind, float]:
+    """Swings an hour of each pool's count after the warm-up."""
+    hours = (run.arrivals.duration_s - run.settings.warmup_s) / 3600.0
+    changes = [change for change in run.fleet.changes if change[0] >= run.settings.warmup_s]
+    return {kind: _swings(changes, kind) / hours for kind in run.fleet.pools}
+
+
+def outcome_of(run: FleetRun) -> FleetOutcome:
+    """Counts what happened after the warm-up."""
+    arrivals, settings, judged = run.arrivals, run.settings, misses_of(run)
+    counted, met = judged.counted, ~(judged.late | judged.slow)
+    waited_s = run.prefill.first_s - arrivals.time_s
+    ttft_s = np.where(np.isnan(waited_s), np.inf, waited_s)[counted]
     short = arrivals.is_short
     changes = [change for change in run.fleet.changes if change[0] >= settings.warmup_s]
-    hours = (arrivals.duration_s - settings.warmup_s) / 3600.0
     return FleetOutcome(
-        gpu_hours=(run.fleet.pod_s - run.warm_pod_s) / 3600.0,
+        gpu_hours=sum(pool_hours(run).values()),
         attainment=_share(met, counted),
         short=_share(met, counted & short),
         long=_share(met, counted & ~short),
         raises=sum(new > old for _, _, old, new in changes),
         lowers=sum(new < old for _, _, old, new in changes),
         moves=run.moves,
-        swings=sum(_swings(changes, kind) for kind in run.fleet.pools) / hours,
+        swings=sum(swings_of(run).values()),
         ttft_p99_s=float(np.sort(ttft_s)[int(0.99 * len(ttft_s))]) if len(ttft_s) else 0.0,
         mean_workers=float(np.mean([prefill + decode for _, prefill, decode in run.sizes])),
         requests=int(counted.sum()),
