@@ -276,7 +276,15 @@ def test_progress_names_every_stage_with_bytes_and_seconds(new_folder: Make) -> 
     seen: list[LoadProgress] = []
     Engine.load(EngineConfig(folder, n_pages=16, device="cpu"), seen.append)
     finished = [report.stage for report in seen if report.finished]
-    stages = ["read config", "map weights", "load weights", "pack weights", "build pages", "warm up"]
+    stages = [
+        "read config",
+        "map weights",
+        "load weights",
+        "pack weights",
+        "build pages",
+        "compile",
+        "warm up",
+    ]
     assert finished == stages
     by_stage = {report.stage: report for report in seen}
     assert by_stage["load weights"].total_bytes == (folder / "model.safetensors").stat().st_size
