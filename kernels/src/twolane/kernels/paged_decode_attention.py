@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from twolane.kernels import launch, tuning
-from twolane.kernels.paged_kv import KvPages, validate_attention
+from twolane.kernels.paged_kv import KvPages, attention_result, validate_attention
 from twolane.kernels.tuning import LaunchConfig, config
 
 _OP = "paged_decode_attention"
@@ -224,10 +224,7 @@ def paged_decode_attention(
     """
     validate_attention(_OP, q, kv, window_tokens)
     launch.require_shape(_OP, "q", q, (kv.page_table.shape[0], None, None))
-    result = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
-    launch.require_shape(_OP, "out", result, q.shape)
-    launch.require_dtype(_OP, "out", result, (q.dtype,))
-    launch.require_adjacent_heads(_OP, "out", result)
+    result = attention_result(_OP, q, out)
     if q.shape[0] == 0:
         return result
     factor = q.shape[2] ** -0.5 if scale is None else scale

@@ -53,3 +53,12 @@ def validate_attention(op: str, q: torch.Tensor, kv: KvPages, window_tokens: int
         raise ValueError(
             f"{op}: window_tokens must be at least 1, or None for no window, got {window_tokens}"
         )
+
+
+def attention_result(op: str, q: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    """Where attention leaves its result: `out`, checked to be like q, or fresh memory. Raises ValueError."""
+    result = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    launch.require_shape(op, "out", result, q.shape)
+    launch.require_dtype(op, "out", result, (q.dtype,))
+    launch.require_adjacent_heads(op, "out", result)
+    return result

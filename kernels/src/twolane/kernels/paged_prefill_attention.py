@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from twolane.kernels import launch, tuning
-from twolane.kernels.paged_kv import KvPages, validate_attention
+from twolane.kernels.paged_kv import KvPages, attention_result, validate_attention
 from twolane.kernels.tuning import LaunchConfig, config
 
 _OP = "paged_prefill_attention"
@@ -238,10 +238,7 @@ def paged_prefill_attention(
     group = q.shape[1] // kv.k_pages.shape[1]
     if group > 64:
         raise ValueError(f"{_OP}: at most 64 query heads can share a KV head, got {group}")
-    result = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
-    launch.require_shape(_OP, "out", result, q.shape)
-    launch.require_dtype(_OP, "out", result, (q.dtype,))
-    launch.require_adjacent_heads(_OP, "out", result)
+    result = attention_result(_OP, q, out)
     if q.shape[0] == 0 or n_sequences == 0:
         return result
     factor = q.shape[2] ** -0.5 if scale is None else scale
