@@ -13,7 +13,9 @@ import pytest
 from tests.transfer.test_transports import filled_store
 from twolane.core.errors import Cancelled, TwolaneError
 from twolane.rpc.tls import Tls
+from twolane.transfer.delivery import Outbound
 from twolane.transfer.landing import ExpectedPages, Landing
+from twolane.transfer.push_stream import PushStream
 from twolane.transfer.sender import Sender
 from twolane.transfer.stream_server import StreamServer
 from twolane.transfer.transports import codecs
@@ -167,6 +169,51 @@ async def test_a_lost_owner_ends_the_transfer(owner: Owner, writer: Writer) -> N
         error = await writer.ended
     assert error is not None
     assert error.retryable
+
+
+class SilentStream(PushStream):
+    """To a peer that takes pushes and never answers."""
+
+    def __init__(self, address: str) -> None:
+        self.taken: list[pb.PagePush] = []
+        super().__init__(address)
+
+    async def _open(self) -> None:
+        pass
+
+    async def _send(self, outbound: Outbound) -> None:
+        self.taken.append(outbound.push)
+
+    async def _receive(self) -> pb.PagePushAck | None:
+        await asyncio.Event().wait()
+        return None
+
+    async def _shut(self) -> None:
+        pass
+
+
+async def test_pushes_that_nobody_answers_end_the_transfer(
+    owner: Owner, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer's socket lives, its process has stopped: pages and lease are free once its time is up."""
+    monkeypatch.setattr("twolane.transfer.push_stream.ANSWER_TIMEOUT_S", 0.0)
+    offer = owner.offer(pb.TRANSPORT_GRPC)
+    silent = writer.sender._streams[offer.address] = SilentStream(offer.address)
+    writer.sender.open("r")
+    writer.sender.offer(offer)
+    writer.compute()
+    assert writer.sender.pinned_pages() > 0
+    async with asyncio.timeout(DEADLINE_S):
+        error = await writer.ended
+    assert silent.taken
+    assert error is not None
+    assert (error.code, error.param, error.retryable) == ("worker_lost", "peer", True)
+    assert "answered no push" in error.message
+    assert (writer.sender.lease_ids(), writer.sender.pinned_pages()) == ([], 0)
+    assert not owner.handover.done()
+    # The next transfer to that peer finds a stream of its own.
+    assert silent.lost
+    assert writer.sender._stream(offer) is not silent
 
 
 async def test_ending_with_an_error_tells_the_owner(owner: Owner, writer: Writer) -> None:
