@@ -109,6 +109,38 @@ async def test_a_prompt_that_nobody_begins_ends_by_its_deadline(new_pair: Callab
     assert (len(pair.decode.process._parts.intake), pool.held) == (0, len(taken))
 
 
+async def test_a_push_that_is_never_taken_ends_by_its_deadline(
+    new_pair: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """The decode worker lives but takes no page: both halves end in time and keep no page and no lease."""
+    pair: Pair = await new_pair()
+    came, go_on = asyncio.Event(), asyncio.Event()
+
+    async def stuck(push: Any) -> Any:
+        came.set()
+        await go_on.wait()
+        return transfer_pb2.PagePushAck()
+
+    monkeypatch.setattr(pair.decode.process._landing, "take", stuck)
+    tokens, limit = prompts(1, seed=6)[0], {"timeout_ms": 600}
+    _, second = await pair.to_decode.submit(
+        "r", tokens, Phase.DECODE, GREEDY, peer=pair.prefill.peer, **limit
+    )
+    _, first = await pair.to_prefill.submit(
+        "r", tokens, Phase.PREFILL, GREEDY, peer=pair.decode.peer, **limit
+    )
+    await until(came.is_set)
+    assert pair.held() != (0, 0)
+    await until(lambda: first.over and second.over)
+    assert (first.error, second.error) == ("deadline_exceeded", "deadline_exceeded")
+    await until(lambda: pair.held() == (0, 0))
+    leases = pair.decode.process._leases
+    await until(lambda: not leases._broker._returned)
+    assert list((await pair.to_decode.inspect()).leases) == []
+    assert list((await pair.to_prefill.inspect()).leases) == []
+    go_on.set()
+
+
 async def test_requests_that_end_in_the_queue_for_pages_let_the_next_have_them(
     new_pair: Callable[..., Any], oracle: Oracle
 ) -> None:
@@ -128,6 +160,8 @@ async def test_requests_that_end_in_the_queue_for_pages_let_the_next_have_them(
         await until(lambda: bool(halves[-1][1].tokens))
     intake = pair.decode.process._parts.intake
     await until(lambda: intake.waiting == 3)
+    gauge = pair.decode.process._metrics.waiting_for_pages._value
+    await until(lambda: gauge.get() == 3)
     await pair.to_decode.cancel(halves[0][0])
     await until(lambda: halves[1][2].over)
     assert halves[1][2].error == "deadline_exceeded"

@@ -15,6 +15,11 @@ class WorkerMetrics:
         self.waiting = Gauge(
             "twolane_worker_requests_waiting", "Requests that wait for prefill.", ["lane"], registry=registry
         )
+        self.waiting_for_pages = Gauge(
+            "twolane_worker_requests_waiting_for_pages",
+            "Answers whose prompts are being computed elsewhere and that have no pages here yet.",
+            registry=registry,
+        )
         self.running = Gauge("twolane_worker_requests_running", "Requests that decode.", registry=registry)
         self.kv_usage = Gauge(
             "twolane_worker_kv_cache_usage_ratio", "Share of the pages that requests hold.", registry=registry

@@ -317,6 +317,7 @@ class WorkerProcess:
         load.waiting_tokens = short.tokens + long.tokens
         load.boundary_tokens = parts.prefill.boundary_tokens
         self._metrics.observe_load(load, pool.cached, pool.page_tokens)
+        self._metrics.waiting_for_pages.set(parts.intake.waiting)
         self._transfers.pinned_pages.set(self._sender.pinned_pages())
         return load
 
