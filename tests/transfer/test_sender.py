@@ -53,6 +53,10 @@ class Owner(transfer_pb2_grpc.PageTransferServicer):
         """Never called here: this side makes offers."""
         raise AssertionError("an owner gets no offers")
 
+    async def Want(self, request: pb.PagesWanted, context: Any) -> pb.PagesWantedAck:
+        """Never called here: nobody queues prompts."""
+        raise AssertionError("an owner without a queue hears of no prompt")
+
     async def Push(
         self, request_iterator: AsyncIterator[pb.PagePush], context: Any
     ) -> AsyncIterator[pb.PagePushAck]:
