@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
 from tests.operator.objects import IMAGE, World, model_deployment
 from twolane.core.errors import ConfigError
@@ -71,7 +72,7 @@ def test_targets_and_pauses_reach_the_planner() -> None:
     """A lane's own target goes before the general one; the stricter pace holds for all."""
     spec = read_spec(
         model_deployment(
-            slo={"ttftMs": 900, "short": {"ttftMs": 300, "tpotMs": 40}, "tpotMs": 60},
+            slo={"ttftMs": 900, "short": {"ttftMs": 300, "tpotMs": 40}, "tpotMs": 60, "goal": 0.95},
             scaling={
                 "ratio": {"minPrefillPerDecode": 0.5, "maxPrefillPerDecode": 2},
                 "scaleToZero": {"afterIdleSeconds": 120},
@@ -83,6 +84,15 @@ def test_targets_and_pauses_reach_the_planner() -> None:
     assert made.ttft_s == {Lane.SHORT: 0.3, Lane.LONG: 0.9}
     assert (made.tpot_s, made.start_s, made.up_s, made.down_s, made.idle_s) == (0.04, 90.0, 5.0, 60.0, 120.0)
     assert (made.ratio_min, made.ratio_max) == (0.5, 2.0)
+    assert made.goal == 0.95
+    assert settings_of(read_spec(model_deployment(scaling={})), 90.0).goal == 0.99
+
+
+@pytest.mark.parametrize("goal", [0.2, 1.0, "most"])
+def test_a_goal_that_no_fleet_can_be_sized_for_is_refused(goal: object) -> None:
+    """All requests, or less than half of them."""
+    with pytest.raises(ValidationError, match="goal"):
+        read_spec(model_deployment(slo={"goal": goal}))
 
 
 def test_workers_are_shared_only_between_pools_that_are_alike() -> None:

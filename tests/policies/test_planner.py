@@ -206,7 +206,7 @@ def test_lanes_with_pools_of_their_own_are_sized_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"goal": 1.0}, {"margin_share": 0.0}, {"ratio_min": 2.0, "ratio_max": 1.0}, {"start_s": 0.0}]
+    "wrong", [{"goal": 1.0}, {"goal": 0.0}, {"ratio_min": 2.0, "ratio_max": 1.0}, {"start_s": 0.0}]
 )
 def test_settings_that_cannot_be_kept_are_refused(wrong: dict[str, float]) -> None:
     """At the start, not in the middle of the night."""

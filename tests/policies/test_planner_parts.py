@@ -13,6 +13,7 @@ from twolane.core.request import Lane
 from twolane.policies.planner_baselines import Hpa, QueueBlind
 from twolane.policies.planner_demand import Demand
 from twolane.policies.planner_forecast import Forecast
+from twolane.policies.planner_needs import Need, best_split, late_with, workers_within
 from twolane.policies.planner_settings import PlannerSettings
 from twolane.policies.planner_sizing import (
     PrefillLoad,
@@ -46,20 +47,46 @@ def test_a_ramp_is_foreseen_above_its_present_level() -> None:
     assert forecast.expected > 5.0 + 0.25 * 39
 
 
-def test_the_margin_grows_with_the_errors_that_were_made() -> None:
-    """A load that doubles now and then earns more headroom than a calm one of the same mean."""
-    calm, rough = _seen([10.0] * 1000), _seen([6.0, 6.0, 6.0, 6.0, 26.0] * 200)
-    assert calm.margin(0.9) == calm.settings.least_margin
-    assert rough.margin(0.9) == rough.settings.most_margin
+def test_a_rough_load_leaves_more_work_without_workers_than_a_calm_one() -> None:
+    """Of the same mean; the more workers there are, the less is left."""
+    calm, rough = _seen([10.0] * 400).tail(), _seen([6.0, 6.0, 6.0, 6.0, 26.0] * 80).tail()
+    assert calm.late(14.0) < rough.late(14.0)
+    shares = [rough.late(float(work)) for work in range(1, 40)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == pytest.approx(1.0)
+    assert shares[-1] == 0.0
 
 
-def test_bursts_are_kept_room_for_by_the_work_they_bring() -> None:
-    """Most work arrives in bursts: it counts by work, not by time."""
-    forecast = _seen([2.0] * 95 + [40.0] * 5)
-    assert forecast.burst(0.01) == 40.0
-    assert forecast.burst(0.8) == 2.0
-    assert forecast.foreseen(0.9, 0.01) >= 40.0
-    assert _seen([2.0] * 50 + [40.0] * 5 + [2.0] * 40).burst(0.01) == 2.0
+def test_errors_of_long_ago_count_little() -> None:
+    """An hour after a burst its work is hardly expected any more."""
+    burst = [5.0] * 40 + [15.0] * 8
+    soon, later = _seen(burst + [5.0] * 12).tail(), _seen(burst + [5.0] * 200).tail()
+    assert soon.late(6.6) > 5.0 * later.late(6.6)
+
+
+def test_workers_go_where_the_fewest_requests_are_late_for_it() -> None:
+    """Of two pools with equal work the one whose work is less sure gets more; floors come first."""
+    sure, unsure = _seen([6.0] * 400).tail(), _seen([4.0, 4.0, 4.0, 4.0, 14.0] * 80).tail()
+    needs = {PREFILL: Need(7, 6.0, unsure, 0.9), DECODE: Need(7, 6.0, sure, 0.9)}
+    split = best_split(needs, 19)
+    assert split[PREFILL] > split[DECODE] >= 7
+    fewest = workers_within(needs, 0.02)
+    assert late_with(needs, fewest) <= 0.02
+    assert sum(workers_within(needs, 0.02, spare=0.1).values()) >= sum(fewest.values())
+    small = {PREFILL: Need(7, 6.0, unsure, 0.9), DECODE: Need(2, 1.0, _seen([1.0] * 400).tail(), 0.9)}
+    assert best_split(small, 9) == {PREFILL: 7, DECODE: 2}
+
+
+def test_unequal_prompts_are_noticed() -> None:
+    """Work that comes in few large prompts needs more room than the same work in many small ones."""
+    settings = PlannerSettings()
+    even, uneven = Demand.start(settings), Demand.start(settings)
+    for number in range(120):
+        even = even.observe(view(traffic(10.0), {PREFILL: PoolState(2, 2)}), settings)
+        rate = 50.0 if number % 5 == 0 else 0.0
+        uneven = uneven.observe(view(traffic(rate), {PREFILL: PoolState(2, 2)}), settings)
+    assert even.variation(Lane.LONG) == 1.0
+    assert uneven.variation(Lane.LONG) > 2.0
 
 
 @given(st.integers(1, 40), st.floats(0.05, 0.94))
@@ -103,14 +130,14 @@ def test_missed_targets_raise_care_and_an_hour_without_lowers_it() -> None:
     """Misses beyond the goal in use; none while pods start."""
     bad = {Lane.LONG: LaneTraffic(100, 1e5, 1e5, judged=100, met=50), Lane.SHORT: LaneTraffic()}
     settings = PlannerSettings()
-    busy, starting = ({PREFILL: PoolState(2, 2, pending)} for pending in (0, 1))
+    busy, starting = ({PREFILL: PoolState(1, 1, pending)} for pending in (0, 1))
     demand = Demand.start(settings).observe(view(bad, busy), settings)
     careful = demand.observe(view(bad, busy), settings)
     assert careful.care > demand.care
     assert demand.observe(view(bad, starting), settings).care <= demand.care
     for _ in range(240):
         demand = demand.observe(view(traffic(7.0), busy), settings)
-    assert demand.care < 1.0
+    assert demand.care < Demand.start(settings).care
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ class Growth:
         workers = self.after.workers.values()
         return DecodeLoad(
             running=sum(reading.total(f"{_WORKER}requests_running") for reading in workers),
+            waiting=sum(reading.total(f"{_WORKER}requests_waiting_for_pages") for reading in workers),
             held_tokens=sum(reading.total(f"{_WORKER}held_tokens") for reading in workers),
             ended=self._routers("output_tokens_count"),
             output_tokens=self._routers("output_tokens_sum"),

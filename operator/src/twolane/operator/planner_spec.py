@@ -33,6 +33,7 @@ def settings_of(spec: ModelDeploymentSpec, start_s: float) -> PlannerSettings:
     # Answers of both lanes grow in the same steps, so that the stricter pace holds for all.
     paces = [pace for own in (slo, *lanes.values()) if (pace := own.tpot_ms) is not None]
     return PlannerSettings(
+        goal=slo.goal,
         ttft_s=ttft_s,
         tpot_s=min(paces) / 1000.0 if paces else first.tpot_s,
         start_s=start_s,

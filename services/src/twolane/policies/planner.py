@@ -125,7 +125,7 @@ class Planner:
         }
         here = sum(levels[lane] for lane in lanes)
         if here <= 0.0:
-            return 1
+            return 0
         constant_s = view.cost.prefill.constant_s
         short, long = (
             PrefillLoad(

@@ -127,14 +127,16 @@ class Demand:
         """
         load, cost = view.decode, view.cost
         if load.running <= 0.0:
-            held = 0.0
-        else:
-            rows = min(cost.max_rows, load.running / max(1.0, decode_workers(view)))
-            each = load.held_tokens / load.running
-            now_s = cost.decode.step_s(int(rows * each), int(rows))
-            full_rows = fullest_rows(cost, each, settings.tpot_s)
-            full_s = cost.decode.step_s(int(full_rows * each), int(full_rows))
-            held = load.running / full_rows * max(1.0, full_s / max(1e-9, now_s))
+            # No worker says what it decodes: what arrived, at mean lengths.
+            requests = sum(traffic.requests for traffic in view.lanes.values())
+            rate = self.rate(cost, settings)
+            return requests / view.span_s * self.output_tokens / rate.tokens_per_s
+        rows = min(cost.max_rows, load.running / max(1.0, decode_workers(view)))
+        each = load.held_tokens / load.running
+        now_s = cost.decode.step_s(int(rows * each), int(rows))
+        full_rows = fullest_rows(cost, each, settings.tpot_s)
+        full_s = cost.decode.step_s(int(full_rows * each), int(full_rows))
+        held = load.running / full_rows * max(1.0, full_s / max(1e-9, now_s))
         return held + self._waits(view, settings)
 
     def _waits(self, view: PlannerView, settings: PlannerSettings) -> float:

@@ -82,6 +82,7 @@ class Slo(LaneTarget):
 
     short: LaneTarget | None = None
     long: LaneTarget | None = None
+    goal: Annotated[float, Field(ge=0.5, le=0.999)] = 0.99
 
 
 class Ratio(Shape):
