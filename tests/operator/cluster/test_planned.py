@@ -21,6 +21,7 @@ from twolane.operator.observe import observe
 from twolane.operator.planner_keeper import PlannerKeeper
 from twolane.operator.planner_spec import INTERVAL_S
 from twolane.operator.scrape import Reading
+from twolane.operator.watches import Watches
 from twolane.telemetry.metrics import new_registry
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -57,13 +58,18 @@ async def _plan(kubeconfig: Path, namespace: str, rate: float, intervals: int) -
     cluster = Cluster(client.ApiClient(access), OperatorMetrics(new_registry()))
     load = _Load()
     keeper = PlannerKeeper(cluster, load)  # type: ignore[arg-type]
+    watches = Watches(cluster, [namespace])
+    running = asyncio.create_task(watches.run())
     try:
+        await watches.complete()
         for number in range(intervals):
             load.arrivals += rate * INTERVAL_S
-            observed = await observe(cluster, load, namespace, "demo")  # type: ignore[arg-type]
+            observed = await observe(cluster.store, load, namespace, "demo")  # type: ignore[arg-type]
             assert observed is not None
             await keeper.keep(observed, number * INTERVAL_S)
     finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         await cluster.close()
 
 
