@@ -22,7 +22,7 @@ from twolane.policies.decode import DecodeSettings
 from twolane.policies.settings import PrefillSettings
 from twolane.sim.cluster import Simulation
 from twolane.sim.fit import Probe, with_service
-from twolane.sim.logged_steps import fit_logged, read_steps
+from twolane.sim.logged_steps import LoggedStep, fit_logged, read_steps
 from twolane.sim.profile import EngineProfile
 from twolane.sim.profile_file import load_profile
 from twolane.sim.settings import SimSettings
@@ -33,7 +33,9 @@ METRICS = ("ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_p50_s", "tpot_p90_s",
 WORKER = PrefillSettings(boundary_min_tokens=256, long_chunk_tokens=512, max_batch_tokens=2048)
 
 SHORT_TOKENS = 256
-SERVICE = ("arrival_s", "reply_s", "way_spread", "between_steps_s", "transfer_latency_s")
+# A worker's loop from the end of a logged step to the begin of the next, as a trace of it showed. Probes
+# can't tell it from colder steps.
+BETWEEN_STEPS_S = 0.0003
 # What a profile is made of: the steps of the other rounds, or an engine that does nothing else.
 SOURCES = ("steps", "loop")
 
@@ -148,15 +150,19 @@ def table(runs: Sequence[Report]) -> str:
 def profile_for(record: Report, records: Sequence[Report], loop: EngineProfile, source: str) -> EngineProfile:
     """The profile for a run, from the rounds of other seeds."""
     others = [each for each in records if each["seed"] != record["seed"]]
-    profile = loop
-    if source == "steps":
-        logs = [
-            (f"{each['policy']}-{each['seed']} {role}", log)
-            for each in others
-            for role, log in each["steps"].items()
-        ]
-        profile = fit_logged([step for name, log in logs for step in read_steps(log, name)], loop)
-    return with_service(profile, probes_of([one for each in others for one in each["probe"]]))
+    probes = probes_of([one for each in others for one in each["probe"]])
+    if source == "loop":
+        return with_service(loop, probes)
+    return with_service(fit_logged(logged(others), loop), probes, BETWEEN_STEPS_S)
+
+
+def logged(records: Sequence[Report]) -> list[LoggedStep]:
+    """All steps of some runs under the mix."""
+    found = []
+    for record in records:
+        for role, lines in record["steps"].items():
+            found += read_steps(lines, f"{record['policy']}-{record['seed']} {role}")
+    return found
 
 
 def compare(record: Report, profile: EngineProfile, source: str) -> Report:

@@ -156,5 +156,8 @@ def test_probes_of_an_idle_stack_tell_what_surrounds_the_steps() -> None:
     found = with_service(TRUTH, probes)
     for name in ("between_steps_s", "arrival_s", "reply_s", "transfer_latency_s"):
         assert getattr(found, name) == pytest.approx(getattr(wanted, name), rel=0.02), name
+    known = with_service(TRUTH, probes, between_steps_s=0.0005)
+    assert known.between_steps_s == 0.0005
+    assert known.transfer_latency_s > found.transfer_latency_s
     with pytest.raises(InvalidRequest, match="different lengths"):
         with_service(TRUTH, probes[:1])

@@ -105,11 +105,14 @@ class Probe:
     last_s: float
 
 
-def with_service(profile: EngineProfile, probes: Sequence[Probe]) -> EngineProfile:
+def with_service(
+    profile: EngineProfile, probes: Sequence[Probe], between_steps_s: float | None = None
+) -> EngineProfile:
     """The profile with what router, RPC and the workers' loops add to the engine's steps.
 
     What a first token takes beyond its prefill step is the way in and out; of the rest of an answer the part
-    that grows with its length belongs to the loop between steps, and the part that does not to the hand-over.
+    that grows with its length belongs to the loop between steps, unless that is known, and the part that does
+    not to the hand-over.
 
     Raises:
         InvalidRequest: too few answers of different lengths.
@@ -122,7 +125,7 @@ def with_service(profile: EngineProfile, probes: Sequence[Probe]) -> EngineProfi
     for probe, steps in zip(longer, counts, strict=True):
         held = probe.new + probe.cached + (steps + 1) // 2
         extra.append(probe.last_s - probe.first_s - steps * profile.mixed_s((), 1, held))
-    slope = _median_slope(counts, extra)
+    slope = _median_slope(counts, extra) if between_steps_s is None else between_steps_s
     hand_over_s = statistics.median(e - slope * count for e, count in zip(extra, counts, strict=True))
     found = replace(profile, between_steps_s=max(0.0, slope), transfer_latency_s=max(0.0, hand_over_s))
     way_s = statistics.median(

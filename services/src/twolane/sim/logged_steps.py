@@ -22,6 +22,8 @@ HEADER = "seconds,rows,held_tokens,prompts"
 KNEES = (0, 8, 16, 32, 64, 128, 256)
 LEAST_STEPS = 30
 MEGA = 1e6
+# Of answers' steps, slower ones than this share count as if they had taken as long as it.
+COUNTED_SHARE = 0.99
 # Errors below this count alike, above it in proportion: the fit follows the median step, not the worst ones.
 EQUAL_ERROR = 0.03
 ROUNDS = 8
@@ -76,6 +78,9 @@ def read_steps(lines: Iterable[str], source: str) -> list[LoggedStep]:
 def fit_logged(steps: Sequence[LoggedStep], base: EngineProfile) -> EngineProfile:
     """The profile of these steps, and how far they spread; memory and links are those of `base`.
 
+    Steps with prompts are those of the middle, with their spread. Steps of answers alone take the mean: of
+    that the time per token of an answer is made.
+
     Raises:
         InvalidRequest: too few steps of prompts alone, or of answers alone.
     """
@@ -101,7 +106,23 @@ def fit_logged(steps: Sequence[LoggedStep], base: EngineProfile) -> EngineProfil
         decode_read_s=held,
     )
     errors = [step.seconds / step.predicted_s(profile) for step in prompts]
-    return replace(profile, step_spread=spread_of(errors))
+    factor = _mean_factor(answers, profile)
+    return replace(
+        profile,
+        step_spread=spread_of(errors),
+        decode_overhead_s=factor * decode_constant,
+        decode_weights_s=factor * row * decode_knee,
+        decode_token_s=factor * row,
+        decode_read_s=factor * held,
+    )
+
+
+def _mean_factor(steps: Sequence[LoggedStep], profile: EngineProfile) -> float:
+    """What steps took in all over what the profile says, without the few that stood still."""
+    predicted = np.array([step.predicted_s(profile) for step in steps])
+    factors = np.array([step.seconds for step in steps]) / predicted
+    counted = np.minimum(factors, np.quantile(factors, COUNTED_SHARE))
+    return float((counted * predicted).sum() / predicted.sum())
 
 
 def spread_of(factors: Sequence[float]) -> float:
