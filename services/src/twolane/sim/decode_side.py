@@ -123,8 +123,8 @@ class DecodeSide:
             self.cut()
 
     def _wants(self) -> bool:
-        """Whether the policy may have somebody to admit."""
-        return self.waiting.wants(has_room=self.used_tokens <= self._early_tokens)
+        """Whether the policy may have somebody to admit; newest tokens may have no pages yet."""
+        return self.waiting.wants(has_room=self.used_tokens - len(self.running) <= self._early_tokens)
 
     def landed(self, arrival: tuple[SimRequest, int]) -> None:
         """The pages of (request, lease) are here: the row joins at the next step.
@@ -174,8 +174,7 @@ class DecodeSide:
             kept.clear()
         self.held_tokens = self.reserved_tokens = self.left_tokens = 0
         self._version += 1
-        self._cut_pending = self._mixed = False
-        self.memory = None
+        self._cut_pending, self._mixed, self.memory = False, False, None
         return lost
 
     def admit(self) -> None:
