@@ -19,6 +19,8 @@ from twolane.engine.compiled_cache import CACHE_FOLDER_VARIABLE, cache_folder
 from twolane.engine.compiled_forward import CompiledForward
 from twolane.engine.config import EngineConfig
 from twolane.engine.engine import Engine
+from twolane.engine.few_rows import Matrix
+from twolane.engine.packed import can_pack, pack
 from twolane.engine.torch_forward import TorchForward
 from twolane.engine.torch_plan import PageLayout
 from twolane.engine.vector_parts import LANES
@@ -140,6 +142,36 @@ def test_threads_share_the_tokens_or_the_heads(contexts: list[int], monkeypatch:
     attention.attend(1, layer.heads.numpy(), layer.tokens, layer.table.numpy(), shared.numpy())
     assert attention._threads is not None
     torch.testing.assert_close(shared, alone, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 5, 6, 7, 13, 16, 31, 32, 33])
+@pytest.mark.parametrize(("n_out", "n_in"), [(64, 1), (192, 48), (320, 257), (65, 32)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_of_any_number_of_rows_equal_torch(n_rows: int, n_out: int, n_in: int, biased: bool) -> None:
+    """Every way that rows split into turns; matrices that are no whole blocks; plain matrices."""
+    weight, x = torch.randn(n_out, n_in), torch.randn(n_rows, n_in)
+    bias = torch.randn(n_out) if biased else None
+    expected = functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    for form in [weight, pack(weight)] if can_pack(torch.float32) else [weight]:
+        found = Matrix(form, bias).times(x)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(LANES != 16 or not can_pack(torch.float32), reason="needs AVX-512 and oneDNN")
+def test_whole_blocks_are_read_directly_unless_they_lie_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of a packed matrix is compared at load, never trusted."""
+    packed = pack(torch.randn(128, 32))
+    assert Matrix(packed, None).is_direct
+    assert not Matrix(pack(torch.randn(65, 32)), None).is_direct
+    assert not Matrix(torch.randn(128, 32), None).is_direct
+    right = compiled.multiply
+
+    def wrong(x: Any, blocks: int, bias: Any, to: Any) -> None:
+        right(x, blocks, bias, to)
+        to[:, 0] += 1.0
+
+    monkeypatch.setattr("twolane.engine.few_rows.multiply", wrong)
+    assert not Matrix(packed, None).is_direct
 
 
 def test_float32_models_take_the_compiled_path_and_others_do_not(models: Any) -> None:

@@ -13,7 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from twolane.engine.compiled_cache import compiled, part, part_without_nan
-from twolane.engine.vector_parts import LANES, add_values, fetch_ahead, float_of_bits, score_keys
+from twolane.engine.vector_parts import (
+    BLOCK_COLUMNS,
+    BLOCK_ROWS,
+    LANES,
+    add_values,
+    fetch_ahead,
+    float_of_bits,
+    multiply_1,
+    multiply_2,
+    multiply_3,
+    multiply_4,
+    multiply_5,
+    multiply_6,
+    score_keys,
+)
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -96,6 +110,43 @@ def silu_mul(gate_up: Floats, to: Floats) -> None:
         for at in range(size):
             # Past 87 a gate is so far below zero that nothing is left of it.
             out[at] = gate[at] / (_ONE + _exp(min(-gate[at], -_COLDEST))) * up[at]
+
+
+@compiled("void(f4[:,::1], i8, f4[::1], f4[:,::1])")
+def multiply(x: Floats, blocks: int, bias: Floats, to: Floats) -> None:
+    """Rows [T, in] times a packed matrix, blocks [out / 64, in, 64] at an address, plus a bias unless empty.
+
+    Each block is read once from memory, for it stays in the cache while the rows take turns, and the next one
+    is asked for meanwhile.
+    """
+    n_rows, n_in, n_out = x.shape[0], x.shape[1], to.shape[1]
+    sizes = (n_in, n_out)
+    x_bytes, to_bytes, block_bytes = n_in * _BYTES, n_out * _BYTES, n_in * BLOCK_COLUMNS * _BYTES
+    for number in range(n_out // BLOCK_COLUMNS):
+        block = blocks + number * block_bytes
+        ahead = block + block_bytes if number + 1 < n_out // BLOCK_COLUMNS else block
+        row, turns = 0, (n_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+        while row < n_rows:
+            count = (n_rows - row + turns - 1) // turns
+            start, out = x.ctypes.data + row * x_bytes, to.ctypes.data + row * to_bytes
+            out += number * BLOCK_COLUMNS * _BYTES
+            if count == 6:
+                multiply_6(start, block, ahead, out, sizes)
+            elif count == 5:
+                multiply_5(start, block, ahead, out, sizes)
+            elif count == 4:
+                multiply_4(start, block, ahead, out, sizes)
+            elif count == 3:
+                multiply_3(start, block, ahead, out, sizes)
+            elif count == 2:
+                multiply_2(start, block, ahead, out, sizes)
+            else:
+                multiply_1(start, block, ahead, out, sizes)
+            row, turns, ahead = row + count, turns - 1, block
+    for row in range(n_rows if bias.shape[0] > 0 else 0):
+        own = to[row]
+        for at in range(n_out):
+            own[at] += bias[at]
 
 
 @compiled("void(f4[:,:,::1], f4[:,::1], f4)")

@@ -1,4 +1,4 @@
-"""The forward pass on CPU in float32: torch multiplies matrices, compiled functions do all that lies between.
+"""The forward pass on CPU in float32: products, and compiled functions for all that lies between.
 
 Called by the engine's step where numba is there; `torch_forward` computes the same without it. Rows of few
 tokens attend straight over their pages, whatever their number and lengths; longer prompts by torch.
@@ -24,8 +24,8 @@ from twolane.engine.compiled import (
     silu_mul,
 )
 from twolane.engine.compiled_attention import CompiledAttention
+from twolane.engine.few_rows import Matrix
 from twolane.engine.model import LayerWeights, Model
-from twolane.engine.packed import product
 from twolane.engine.sequence import Row
 from twolane.engine.torch_attention import PageAttention
 from twolane.engine.torch_plan import Group, PageLayout, groups
@@ -65,6 +65,26 @@ class _Norms:
 
 
 @dataclass(frozen=True, slots=True)
+class _Matrices:
+    """The four products of one layer."""
+
+    qkv: Matrix
+    out: Matrix
+    gate_up: Matrix
+    down: Matrix
+
+    @classmethod
+    def of(cls, layer: LayerWeights) -> _Matrices:
+        """Those of a layer's weights."""
+        return cls(
+            Matrix(layer.qkv, layer.qkv_bias),
+            Matrix(layer.out, layer.out_bias),
+            Matrix(layer.gate_up, layer.gate_up_bias),
+            Matrix(layer.down, layer.down_bias),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Step:
     """What all layers of a step read: rows and positions of tokens [T, 2], pages, torch's calls by window."""
 
@@ -92,6 +112,8 @@ class CompiledForward:
             _Norms(_array(layer.qk_norm), layer.mlp_norm.numpy(), after.numpy())
             for layer, after in zip(model.layers, following, strict=True)
         ]
+        self._matrices = [_Matrices.of(layer) for layer in model.layers]
+        self._head = Matrix(model.head, None)
         self._windows = tuple(dict.fromkeys(model.spec.windows))
         self._room: dict[int, _Both] = {}
         # Called with the number of layers whose keys and values are in the pages.
@@ -120,8 +142,8 @@ class CompiledForward:
         stream = _Both.of(model.embed(torch.from_numpy(batch.ids)))
         hidden = self._take(model.spec.hidden_size, len(batch.ids))
         norm(stream.array, self._first_norm, self._eps, hidden.array)
-        for number, layer in enumerate(model.layers):
-            attended = self._attend(number, layer, hidden.tensor, step)
+        for number in range(model.spec.n_layers):
+            attended = self._attend(number, hidden.tensor, step)
             if self.on_layer is not None:
                 self.on_layer(number + 1)
             if number == model.spec.n_layers - 1 and len(batch.sampled) != len(batch.ids):
@@ -132,7 +154,7 @@ class CompiledForward:
                 attended, stream = attended[last], _Both.of(stream.tensor[last])
                 hidden = hidden.part(0, len(last))
             self._complete(number, attended, stream, hidden)
-        return model.logits(hidden.tensor)
+        return self._head.times(hidden.tensor) if model.ranks is None else model.logits(hidden.tensor)
 
     def _plan(self, batch: Batch) -> _Step:
         n_direct_rows = batch.n_decode
@@ -162,10 +184,10 @@ class CompiledForward:
             held = self._room[width] = _Both.of(torch.empty(n_rows, width))
         return held if held.tensor.shape[0] == n_rows else held.part(0, n_rows)
 
-    def _attend(self, number: int, layer: LayerWeights, hidden: torch.Tensor, step: _Step) -> torch.Tensor:
+    def _attend(self, number: int, hidden: torch.Tensor, step: _Step) -> torch.Tensor:
         """Stores keys and values in pages and attends; returns [T, Hq * D]."""
         n_heads, size = self._model.n_heads, self._model.spec.head_dim
-        heads = product(hidden, layer.qkv, layer.qkv_bias).view(len(step.tokens), -1, size)
+        heads = self._matrices[number].qkv.times(hidden).view(len(step.tokens), -1, size)
         array, weight = heads.numpy(), self._norms[number].heads
         if weight is not None:
             norm_heads(array, weight, self._eps)
@@ -188,13 +210,16 @@ class CompiledForward:
             self._complete_part(number, attended[first:end], stream.part(first, end), hidden.part(first, end))
 
     def _complete_part(self, number: int, attended: torch.Tensor, stream: _Both, hidden: _Both) -> None:
-        model, layer, norms = self._model, self._model.layers[number], self._norms[number]
-        out = model.project_out(attended, layer).numpy()
-        add_norm(stream.array, out, norms.mlp, self._eps, hidden.array)
-        gate_up = product(hidden.tensor, layer.gate_up, layer.gate_up_bias).numpy()
-        inner = torch.empty(gate_up.shape[0], model.inner)
-        silu_mul(gate_up, inner.numpy())
-        add_norm(stream.array, model.project_down(inner, layer).numpy(), norms.after, self._eps, hidden.array)
+        matrices, norms, ranks = self._matrices[number], self._norms[number], self._model.ranks
+        out = matrices.out.times(attended)
+        out = out if ranks is None else ranks.sum(out)
+        add_norm(stream.array, out.numpy(), norms.mlp, self._eps, hidden.array)
+        gate_up = matrices.gate_up.times(hidden.tensor)
+        inner = torch.empty(gate_up.shape[0], self._model.inner)
+        silu_mul(gate_up.numpy(), inner.numpy())
+        down = matrices.down.times(inner)
+        down = down if ranks is None else ranks.sum(down)
+        add_norm(stream.array, down.numpy(), norms.after, self._eps, hidden.array)
 
 
 def _array(weight: torch.Tensor | None) -> Floats | None:

@@ -1,4 +1,4 @@
-"""The two products of attention in vector registers, and what else Python can't say to a compiler.
+"""Products in vector registers, and what else Python can't say to a compiler.
 
 Parts of the functions in `compiled`, written as LLVM instructions because its vectoriser sums each key alone:
 here the sums of as many keys as a register has lanes fold together. A vector is as wide as this processor's;
@@ -20,6 +20,10 @@ _FLOAT, _INT, _INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _FLOAT_BYTES = 4
 # Vectors of a row that are summed at a time, in registers.
 _COLUMNS = 4
+# Columns side by side in the blocks of a packed matrix [out / 64, in, 64], and rows that take one at a time:
+# with 16 lanes these are 24 sums, 4 vectors of the block and one number of a row in 32 registers.
+BLOCK_COLUMNS = 64
+BLOCK_ROWS = 6
 
 Emit = Callable[[Any, Any, Any, Any], Any]
 # Numba's types describe Python callers, which these have none of.
@@ -105,11 +109,7 @@ def fetch_ahead(context: Any, address: Any) -> tuple[Any, Emit]:
     """Asks for one line of memory that will be read soon."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
-        read, near, data = (ir.Constant(_INT32, value) for value in (0, 2, 1))
-        builder.call(function, [builder.inttoptr(arguments[0], byte), read, near, data])
+        _prefetch(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.intp), emit
@@ -123,6 +123,56 @@ def float_of_bits(context: Any, bits: Any) -> tuple[Any, Emit]:
         return builder.bitcast(arguments[0], _FLOAT)
 
     return types.float32(types.int32), emit
+
+
+def _multiply_rows(n_rows: int) -> Any:
+    """A part that multiplies so many rows [n_in] with a block [n_in, 64] and asks for the block `ahead`."""
+    n_vectors = BLOCK_COLUMNS // LANES
+
+    @_part
+    def multiply(context: Any, x: Any, block: Any, ahead: Any, to: Any, sizes: Any) -> tuple[Any, Emit]:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, block, ahead, to, sizes = arguments
+            n_in, n_out = cgutils.unpack_tuple(builder, sizes, 2)
+            x_bytes, to_bytes = (builder.mul(size, _constant(_FLOAT_BYTES)) for size in (n_in, n_out))
+            zero = ir.Constant(_VECTOR, None)
+            sums = [
+                [cgutils.alloca_once_value(builder, zero) for _ in range(n_vectors)] for _ in range(n_rows)
+            ]
+            starts = [builder.add(x, builder.mul(x_bytes, _constant(row))) for row in range(n_rows)]
+            with cgutils.for_range(builder, n_in, intp=_INT) as loop:
+                line = builder.mul(loop.index, _constant(BLOCK_COLUMNS * _FLOAT_BYTES))
+                at = builder.mul(loop.index, _constant(_FLOAT_BYTES))
+                places = [_constant(i * _VECTOR_BYTES) for i in range(n_vectors)]
+                weights = [_load(builder, builder.add(builder.add(block, line), place)) for place in places]
+                for place in places:
+                    _prefetch(builder, builder.add(builder.add(ahead, line), place))
+                for start, row in zip(starts, sums, strict=True):
+                    number = builder.load(builder.inttoptr(builder.add(start, at), _FLOAT.as_pointer()))
+                    factor = _spread(builder, number)
+                    for weight, total in zip(weights, row, strict=True):
+                        builder.store(_multiply_add(builder, factor, weight, builder.load(total)), total)
+            for number, row in enumerate(sums):
+                out = builder.add(to, builder.mul(to_bytes, _constant(number)))
+                for i, total in enumerate(row):
+                    _store(builder, builder.load(total), builder.add(out, _constant(i * _VECTOR_BYTES)))
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 4, types.UniTuple(types.intp, 2)), emit
+
+    return multiply
+
+
+multiply_1, multiply_2, multiply_3 = _multiply_rows(1), _multiply_rows(2), _multiply_rows(3)
+multiply_4, multiply_5, multiply_6 = _multiply_rows(4), _multiply_rows(5), _multiply_rows(6)
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+    read, near, data = (ir.Constant(_INT32, value) for value in (0, 2, 1))
+    builder.call(function, [builder.inttoptr(address, byte), read, near, data])
 
 
 def _constant(value: int) -> Any:
