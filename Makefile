@@ -105,6 +105,10 @@ node-check: $(VENV)/installed-dev ## tests of the whole product on real nodes (r
 	$(if $(filter command line,$(origin KUBECONFIG)),TWOLANE_TEST_KUBECONFIG=$(abspath $(KUBECONFIG)) TWOLANE_TEST_IMAGE=$(IMAGE)) \
 		$(BIN)/pytest -m node $(FLAGS)
 
+.PHONY: node-images-check
+node-images-check: $(VENV)/installed-dev ## the built images on a real node (root; TARGETS="control cpu" TAG=dev, as built by `make images`)
+	TWOLANE_TEST_TAG=$(TAG) TWOLANE_TEST_TARGETS="$(filter-out cuda,$(TARGETS))" $(BIN)/pytest -m images $(FLAGS)
+
 .PHONY: node-up
 node-up: $(VENV)/installed-dev ## a cluster with two real nodes on this machine, as root, to play with
 	@exec env PYTHONPATH=. $(BIN)/python -m deploy.cluster node-up

@@ -112,3 +112,54 @@ func main() {
 \t}
 }
 """
+
+# Judges packets by NetworkPolicies. The released program wants a pod's credentials and a kernel with the
+# queue of nftables; `node` gives it packets by a rule of iptables instead, and its own rule may fail.
+NETWORK_POLICIES = """package main
+
+import (
+\t"context"
+\t"fmt"
+\t"os"
+\t"os/signal"
+\t"syscall"
+
+\t"k8s.io/client-go/informers"
+\t"k8s.io/client-go/kubernetes"
+\t"k8s.io/client-go/tools/clientcmd"
+\t"sigs.k8s.io/kube-network-policies/pkg/networkpolicy"
+)
+
+func run(kubeconfig, node string) error {
+\tctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+\tdefer stop()
+\tconfig, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+\tif err != nil {
+\t\treturn err
+\t}
+\tclient, err := kubernetes.NewForConfig(config)
+\tif err != nil {
+\t\treturn err
+\t}
+\tfactory := informers.NewSharedInformerFactory(client, 0)
+\tsettings := networkpolicy.Config{NodeName: node, QueueID: 100, NRIdisabled: true}
+\tcontroller, err := networkpolicy.NewController(
+\t\tclient, factory.Networking().V1().NetworkPolicies(), factory.Core().V1().Namespaces(),
+\t\tfactory.Core().V1().Pods(), nil, nil, nil, nil, settings,
+\t)
+\tif err != nil {
+\t\treturn err
+\t}
+\tended := make(chan error, 1)
+\tgo func() { ended <- controller.Run(ctx) }()
+\tfactory.Start(ctx.Done())
+\treturn <-ended
+}
+
+func main() {
+\tif err := run(os.Args[1], os.Args[2]); err != nil {
+\t\tfmt.Fprintln(os.Stderr, err)
+\t\tos.Exit(1)
+\t}
+}
+"""

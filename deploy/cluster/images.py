@@ -16,6 +16,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from deploy.cluster.binaries import cache_folder
+
 PAUSE = "twolane.invalid/pause:1"
 REDIS = "twolane.invalid/redis:node"
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 INSIDE = Path("/opt/twolane")
 """Where containers see the environment and the sources."""
 _USER = 65532
+COMPILED = INSIDE / "compiled"
+"""Where pods share what the engine compiles for this processor: each would take a minute for it."""
 _SOURCES = ("services", "operator", "proto", "kernels")
 _SCRIPT = f"""#!{INSIDE}/environment/bin/python3 -P
 import sys
@@ -49,7 +53,17 @@ def mounts(folder: Path) -> dict[Path, Path]:
         if not (folder / name).exists():
             shutil.copytree(ROOT / name / "src", folder / name)
     ours = {INSIDE / "environment": environment} | {INSIDE / name: folder / name for name in _SOURCES}
+    # Where the images that are built have it.
+    ours[INSIDE / "demo-model"] = folder / "services" / "twolane" / "demo_model"
     return {path: path for path in seen} | ours
+
+
+def compiled_folder() -> Path:
+    """The folder of this machine behind `COMPILED`; it outlives clusters, and pods write to it."""
+    folder = cache_folder() / "compiled"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o1777)
+    return folder
 
 
 def write_pause(path: Path, program: Path) -> None:
@@ -66,6 +80,7 @@ def write_product(path: Path, reference: str) -> None:
         f"PATH={INSIDE}/bin:{INSIDE}/environment/bin:/usr/local/bin:/usr/bin:/bin",
         f"PYTHONPATH={':'.join(str(INSIDE / name) for name in _SOURCES)}",
         "PYTHONDONTWRITEBYTECODE=1",
+        f"TWOLANE_COMPILED_CACHE_DIR={COMPILED}",
     ]
     program = f"{INSIDE}/bin/twolane".lstrip("/")
     config = {"Env": environment, "User": str(_USER)}

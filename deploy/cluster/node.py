@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -24,6 +24,10 @@ READY_TIMEOUT_S = 60.0
 # An image with the tensor library has gigabytes.
 IMPORT_TIMEOUT_S = 600.0
 _SOCKET = "/run/containerd/containerd.sock"
+_JUDGED = (
+    *("FORWARD", "--match", "conntrack", "--ctstate", "NEW"),
+    *("--jump", "NFQUEUE", "--queue-num", "100"),
+)
 # The kubelet wants these values and would set them for the whole machine: it reads them from files of ours.
 _TUNABLES = {
     "vm/overcommit_memory": "1",
@@ -46,6 +50,8 @@ class NodePlan:
         kubeconfig: its own credentials.
         proxy_kubeconfig: credentials of kube-proxy.
         image: reference of the product's image.
+        runtime: what containers see by default: `machine`, the programs of this machine, for images that are
+            nearly empty, or `plain`, what their image has. A RuntimeClass of the other name asks for it.
     """
 
     name: str
@@ -54,6 +60,12 @@ class NodePlan:
     kubeconfig: Path
     proxy_kubeconfig: Path
     image: str
+    runtime: Literal["machine", "plain"] = "machine"
+
+    @property
+    def snapshotter(self) -> str:
+        """How containers get files: copies work on every file system, but whole images are too large."""
+        return "native" if self.runtime == "machine" else "overlayfs"
 
 
 class Node:
@@ -93,9 +105,9 @@ class Node:
         folder, plan = self._folder, self.plan
         (folder / "containerd.toml").write_text(self._containerd_config(), encoding="utf-8")
         base: dict[str, Any] = json.loads(self.enclosure.run("ctr", "oci", "spec"))
-        (folder / "spec.json").write_text(
-            json.dumps(_with_machine(base, images.mounts(folder.parent / "sources"))), encoding="utf-8"
-        )
+        for name, seen in (("plain", {}), ("machine", images.mounts(folder.parent / "sources"))):
+            spec = json.dumps(_specification(base, seen))
+            (folder / f"{name}.json").write_text(spec, encoding="utf-8")
         containerd = self._run("containerd", "containerd", "--config", str(folder / "containerd.toml"))
         containerd.wait_for(lambda: self._answers("ctr", "--address", _SOCKET, "version"), READY_TIMEOUT_S)
         self._bring_images()
@@ -125,6 +137,25 @@ class Node:
         """Starts it again."""
         self._processes[name].start()
 
+    def enforce_policies(self) -> None:
+        """From now on NetworkPolicies say which connections of pods may begin; nobody enforces them else.
+
+        Raises:
+            StartError: the program that judges does not come up in time.
+        """
+        program = str(ensure("network-policies")["network-policies"])
+        judge = self._run("network-policies", program, str(self.plan.proxy_kubeconfig), self.plan.name)
+        queues = ("awk", "$1 == 100", "/proc/net/netfilter/nfnetlink_queue")
+        judge.wait_for(lambda: bool(self.enclosure.run(*queues)), READY_TIMEOUT_S)
+        # Bridged packets pass it, too, so that pods of one node are no exception.
+        self.enclosure.run("sh", "-c", "echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables")
+        self.enclosure.run("iptables", "--wait", "--insert", *_JUDGED)
+
+    def ignore_policies(self) -> None:
+        """Everybody may speak to everybody again."""
+        self.enclosure.run("iptables", "--wait", "--delete", *_JUDGED)
+        self.stop_part("network-policies")
+
     def logs(self) -> list[Path]:
         """Logs of its programs."""
         return [process.log for process in self._processes.values()]
@@ -152,7 +183,8 @@ class Node:
             StartError: containerd refuses it.
         """
         importing = ("ctr", "--address", _SOCKET, "--namespace", "k8s.io", "images", "import")
-        self.enclosure.run(*importing, "--snapshotter", "native", str(path), timeout_s=IMPORT_TIMEOUT_S)
+        kind = ("--snapshotter", self.plan.snapshotter)
+        self.enclosure.run(*importing, *kind, str(path), timeout_s=IMPORT_TIMEOUT_S)
 
     def _containerd_config(self) -> str:
         cni = self._folder / "cni"
@@ -168,11 +200,14 @@ restrict_oom_score_adj = true
 bin_dir = "{host.cni_folder()}"
 conf_dir = "{cni}"
 [plugins."io.containerd.grpc.v1.cri".containerd]
-# The images are nearly empty, and this one works on every file system.
-snapshotter = "native"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+snapshotter = "{self.plan.snapshotter}"
+default_runtime_name = "{self.plan.runtime}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.machine]
 runtime_type = "io.containerd.runc.v2"
-base_runtime_spec = "{self._folder / "spec.json"}"
+base_runtime_spec = "{self._folder / "machine.json"}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.plain]
+runtime_type = "io.containerd.runc.v2"
+base_runtime_spec = "{self._folder / "plain.json"}"
 """
 
     def _cni_config(self) -> dict[str, Any]:
@@ -212,14 +247,16 @@ base_runtime_spec = "{self._folder / "spec.json"}"
         }
 
 
-def _with_machine(spec: dict[str, Any], mounts: dict[Path, Path]) -> dict[str, Any]:
-    """A container's base specification with the folders of this machine that the product's image needs."""
+def _specification(base: dict[str, Any], mounts: dict[Path, Path]) -> dict[str, Any]:
+    """A container's base specification, with folders of this machine where an image needs them."""
     # Limits are inherited: without CAP_SYS_RESOURCE they can't be raised.
-    spec["process"].pop("rlimits", None)
-    for place, source in mounts.items():
-        bound = {"type": "bind", "source": str(source), "options": ["rbind", "ro", "nosuid", "nodev"]}
-        spec["mounts"].append({"destination": str(place), **bound})
-    return spec
+    process = {name: value for name, value in base["process"].items() if name != "rlimits"}
+    bound = {"type": "bind", "options": ["rbind", "ro", "nosuid", "nodev"]}
+    seen = [{"destination": str(place), "source": str(source), **bound} for place, source in mounts.items()]
+    if mounts:
+        shared = {"destination": str(images.COMPILED), "source": str(images.compiled_folder())}
+        seen.append({**shared, **bound, "options": ["rbind", "rw", "nosuid", "nodev"]})
+    return {**base, "process": process, "mounts": [*base["mounts"], *seen]}
 
 
 def _succeeds(action: Callable[[], object]) -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from deploy.cluster import host
 from deploy.cluster.binaries import ensure
@@ -32,8 +33,14 @@ class RealCluster:
         nodes: the nodes by name, once started.
     """
 
-    def __init__(self, names: tuple[str, ...] = NODES) -> None:
+    def __init__(
+        self, names: tuple[str, ...] = NODES, runtime: Literal["machine", "plain"] = "machine"
+    ) -> None:
         """Nothing starts yet.
+
+        Args:
+            names: of the nodes.
+            runtime: what containers see: the programs of this machine, or their image alone.
 
         Raises:
             StartError: this machine can't run real nodes.
@@ -41,6 +48,7 @@ class RealCluster:
         if reason := host.refusal():
             raise StartError(reason)
         self._names = names
+        self._runtime: Literal["machine", "plain"] = runtime
         self.nodes: dict[str, Node] = {}
         self._folder: Path | None = None
         self._hub: Enclosure | None = None
@@ -95,7 +103,8 @@ class RealCluster:
             own = folder / name
             own.mkdir()
             credentials = self._plane.kubeconfig_of(name)
-            node = Node(NodePlan(name, index, network, credentials, self.kubeconfig, IMAGE), own)
+            access = (credentials, self.kubeconfig)
+            node = Node(NodePlan(name, index, network, *access, IMAGE, self._runtime), own)
             self.nodes[name] = node
             node.enclosure.start()
             wire_node(network, hub, node.enclosure, index)

@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -16,8 +17,8 @@ from deploy.cluster.real_cluster import IMAGE
 from tests.node.load import Load
 from tests.operator.cluster.kube import ROOT, Json, Kube, Refused, eventually
 
-# A worker starts in seconds on an idle machine, and in a minute on one that others keep busy.
-START_S = 150.0
+# A worker starts in seconds on an idle machine, and in minutes on one that others keep busy.
+START_S = 240.0
 SYSTEM = "twolane"
 COMPONENT, POOL = "serving.twolane.dev/component", "serving.twolane.dev/pool"
 OPERATOR = "app.kubernetes.io/name=twolane-operator"
@@ -61,8 +62,9 @@ def model_path() -> str:
 class Helm:
     """The chart as one release."""
 
-    def __init__(self, kube: Kube) -> None:
-        self._kube = kube
+    def __init__(self, kube: Kube, reference: str = "") -> None:
+        """`reference`: image of the operator and, by default, of what it starts."""
+        self._kube, self._image = kube, reference or image()
 
     def run(self, *args: str) -> str:
         """Runs helm in the release's namespace."""
@@ -81,7 +83,11 @@ class Helm:
         return self._bring("upgrade", values)
 
     def _bring(self, verb: str, more: Json) -> str:
-        values: Json = {"image": split(image()), "tls": {"secrets": True}, **more}
+        access = yaml.safe_load(self._kube.kubeconfig.read_text(encoding="utf-8"))
+        port = urlsplit(access["clusters"][0]["cluster"]["server"]).port or 443
+        values: Json = {"image": split(self._image), "tls": {"secrets": True}, **more}
+        # Where policies are enforced, the operator needs the API server's own port.
+        values["networkPolicy"] = {"apiServerPorts": sorted({443, 6443, port})}
         path = Path(self._kube.kubeconfig.parent, "values.yaml")
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
         chart = str(ROOT / "helm" / "twolane")
