@@ -105,20 +105,19 @@ def continuous_answers(model: Any, prompts: list[list[int]], n_new: int) -> list
     return [results[key].generated_tokens for key in sorted(results)]
 
 
-def products_alone(engine: Engine, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
+def products_alone(
+    engine: Engine, matrices: dict[int, Matrix], prompts: list[list[int]], lengths: list[int]
+) -> list[list[int]]:
     """The matrix products of the same steps, in the same order, on rows that are there already."""
     model = engine._model
     rows = [sum(len(prompt) for prompt in prompts)]
     rows += [sum(length > step for length in lengths) for step in range(1, max(lengths))]
     inputs: dict[tuple[int, int], torch.Tensor] = {}
-    matrices: dict[int, Matrix] = {}
 
     def multiply(n_rows: int, weight: torch.Tensor) -> None:
         n_in = weight.shape[1]
         if (n_rows, n_in) not in inputs:
             inputs[n_rows, n_in] = torch.ones(n_rows, n_in, dtype=model.dtype)
-        if id(weight) not in matrices:
-            matrices[id(weight)] = Matrix(weight, None)
         matrices[id(weight)].times(inputs[n_rows, n_in])
 
     with torch.inference_mode():
@@ -128,6 +127,15 @@ def products_alone(engine: Engine, prompts: list[list[int]], lengths: list[int])
                     multiply(n_rows, weight)
             multiply(len(prompts) if number == 0 else n_rows, model.head)
     return [[0] * length for length in lengths]
+
+
+def matrices_of(engine: Engine) -> dict[int, Matrix]:
+    """The engine's products, by the identity of their weights."""
+    model = engine._model
+    weights = [model.head]
+    for layer in model.layers:
+        weights += [layer.qkv, layer.out, layer.gate_up, layer.down]
+    return {id(weight): Matrix(weight, None) for weight in weights}
 
 
 Rates = dict[str, list[tuple[float, float]]]
@@ -211,6 +219,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     model, engine = load(args.model, args.shape, args.dtype, not args.no_compiler)
+    matrices = matrices_of(engine)
     facts = {"model": str(args.model or args.shape), "dtype": args.dtype, "threads": args.threads}
     facts |= {"prompt": args.prompt, "new": args.new, "rounds": args.rounds, "torch": torch.__version__}
     facts |= {"transformers": transformers.__version__, "processor": processor(), "load": os.getloadavg()}
@@ -226,7 +235,7 @@ def main() -> None:
         parties: dict[str, Callable[[], list[list[int]]]] = {
             "engine": partial(engine_answers, engine, prompts, lengths),
             "generate": partial(generate_answers, model, prompts, lengths),
-            "products": partial(products_alone, engine, prompts, lengths),
+            "products": partial(products_alone, engine, matrices, prompts, lengths),
         }
         if case == "batch 16, equal lengths" and not args.no_continuous:
             parties["continuous"] = partial(continuous_answers, model, prompts, args.new)

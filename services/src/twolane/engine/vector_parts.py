@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import types
+from numba import types as typed_types
 from numba.core import cgutils as typed_cgutils
 from numba.extending import intrinsic
 
 cgutils: Any = typed_cgutils
+types: Any = typed_types
 _FLOAT, _INT, _INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _FLOAT_BYTES = 4
 # Vectors of a row that are summed at a time, in registers.

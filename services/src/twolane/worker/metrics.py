@@ -12,19 +12,29 @@ class WorkerMetrics:
     """All metrics of one worker."""
 
     def __init__(self, registry: CollectorRegistry = metrics.registry) -> None:
-        self.waiting = Gauge(
-            "twolane_worker_requests_waiting", "Requests that wait for prefill.", ["lane"], registry=registry
-        )
-        self.waiting_for_pages = Gauge(
-            "twolane_worker_requests_waiting_for_pages",
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"twolane_worker_{name}", text, labels, registry=registry)
+
+        self.waiting = gauge("requests_waiting", "Requests that wait for prefill.", "lane")
+        self.waiting_for_pages = gauge(
+            "requests_waiting_for_pages",
             "Answers whose prompts are being computed elsewhere and that have no pages here yet.",
-            registry=registry,
         )
-        self.running = Gauge("twolane_worker_requests_running", "Requests that decode.", registry=registry)
-        self.kv_usage = Gauge(
-            "twolane_worker_kv_cache_usage_ratio", "Share of the pages that requests hold.", registry=registry
+        self.running = gauge("requests_running", "Requests that decode.")
+        self.kv_usage = gauge("kv_cache_usage_ratio", "Share of the pages that requests hold.")
+        self.pages = gauge("pages", "Pages by state.", "state")
+        self.waiting_seconds = gauge(
+            "waiting_seconds",
+            "Predicted time of the prefill that waits, by the worker's own fitted cost.",
+            "lane",
         )
-        self.pages = Gauge("twolane_worker_pages", "Pages by state.", ["state"], registry=registry)
+        self.held_tokens = gauge("held_tokens", "Tokens that the running answers hold.")
+        self.capacity_tokens = gauge("capacity_tokens", "Tokens that all pages hold.")
+        self.step_cost = gauge(
+            "step_cost_seconds",
+            "Fitted costs of a step: its constant part, and that of each token, row or pair of tokens.",
+            "part",
+        )
         self.step_seconds = Histogram(
             "twolane_worker_step_seconds",
             "Time of one engine step.",
@@ -40,24 +50,6 @@ class WorkerMetrics:
             "From a request's arrival to its first token here.",
             ["lane"],
             buckets=metrics.REQUEST_BUCKETS_S,
-            registry=registry,
-        )
-        self.waiting_seconds = Gauge(
-            "twolane_worker_waiting_seconds",
-            "Predicted time of the prefill that waits, by the worker's own fitted cost.",
-            ["lane"],
-            registry=registry,
-        )
-        self.held_tokens = Gauge(
-            "twolane_worker_held_tokens", "Tokens that the running answers hold.", registry=registry
-        )
-        self.capacity_tokens = Gauge(
-            "twolane_worker_capacity_tokens", "Tokens that all pages hold.", registry=registry
-        )
-        self.step_cost = Gauge(
-            "twolane_worker_step_cost_seconds",
-            "Fitted costs of a step: its constant part, and that of each token, row or pair of tokens.",
-            ["part"],
             registry=registry,
         )
         self.preemptions = Counter(
