@@ -128,6 +128,14 @@ def test_the_planner_follows_a_load_that_triples() -> None:
     assert outcome_of(run).attainment > 0.85
 
 
+def test_nothing_swings_under_a_steady_load() -> None:
+    """Random arrivals of one rate: no count turns twice within a quarter of an hour, and the goal is kept."""
+    run = FleetRun(_arrivals(8.0, 1800.0), Planner(), FleetSettings(FLEET_PROFILE, warmup_s=300.0)).run()
+    found = outcome_of(run)
+    assert found.swings == 0.0
+    assert found.attainment > 0.99
+
+
 def test_the_cheapest_run_that_keeps_as_many_targets_is_compared() -> None:
     """A cheaper one that keeps fewer does not count."""
     rows = [

@@ -156,13 +156,15 @@ class Planner:
         self, now_s: float, view: PlannerView, needs: Mapping[PoolKind, Need], memory: PlannerMemory
     ) -> tuple[dict[PoolKind, int], PlannerMemory]:
         """Counts before pauses: raised at once, lowered to the highest wish of the last `down_s`."""
-        settings, late = self.settings, memory.demand.late_share
+        settings = self.settings
         shared = settings.shared and len(view.pools) > 1
         groups = {"all": tuple(view.pools)} if shared else {kind.value: (kind,) for kind in view.pools}
         kept = tuple(item for item in memory.wishes if item[0] > now_s - settings.down_s)
         wishes: dict[PoolKind, int] = {}
         for name, kinds in groups.items():
             here = {kind: needs[kind] for kind in kinds}
+            # A request passes all pools: what may be late is shared out among those that are sized apart.
+            late = memory.demand.late_share * len(kinds) / len(view.pools)
             have = sum(view.pools[kind].wanted for kind in kinds)
             total = sum(workers_within(here, late).values())
             if total < have:

@@ -49,7 +49,8 @@ def workers_within(needs: Mapping[PoolKind, Need], late: float, spare: float = 0
         late: the share.
         spare: share of the workers that must not be needed for it.
     """
-    sizes = dict.fromkeys(needs, 1)
+    # Below its floor no pool is within it.
+    sizes = {kind: need.floor for kind, need in needs.items()}
     while sum(sizes.values()) < MOST_WORKERS:
         shares = _shares(needs, sizes, spare)
         if sum(shares.values()) <= late:
@@ -60,9 +61,10 @@ def workers_within(needs: Mapping[PoolKind, Need], late: float, spare: float = 0
 
 def best_split(needs: Mapping[PoolKind, Need], workers: int) -> dict[PoolKind, int]:
     """So many workers, at least one each, shared out so that the fewest requests are late."""
-    sizes = dict.fromkeys(needs, 1)
+    floors = {kind: need.floor for kind, need in needs.items()}
+    sizes = floors if sum(floors.values()) <= workers else dict.fromkeys(needs, 1)
     fullness = {kind: need.work / need.usable for kind, need in needs.items()}
-    for _ in range(workers - len(sizes)):
+    for _ in range(workers - sum(sizes.values())):
         shares = _shares(needs, sizes, 0.0)
         # Where nobody is late any more, the fullest gets the next one.
         pick = max(sizes, key=lambda kind: (shares[kind], fullness[kind] / sizes[kind], kind.value))
