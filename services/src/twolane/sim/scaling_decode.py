@@ -111,12 +111,26 @@ class DecodeFlow:
 
     def _arrive(self, group: Indices, now_s: float, workers: float) -> None:
         """Answers whose pages came within the last tick: each joined at that moment, if there was room."""
-        room, free = self._room(workers)
-        if not self.waiting and len(group) <= free and float(self._arrivals.prompt[group].sum()) < room:
-            self._begin(group, now_s, workers)
-            return
+        if not self.waiting:
+            group = self._passed(group, now_s, workers)
+            room, free = self._room(workers)
+            if len(group) <= free and float(self._arrivals.prompt[group].sum()) < room:
+                self._begin(group, now_s, workers)
+                return
         self.waiting.append(group)
         self._admit(workers, now_s)
+
+    def _passed(self, group: Indices, now_s: float, workers: float) -> Indices:
+        """Counts answers off that came and ended since the last tick; returns the others."""
+        if workers <= 0.0:
+            return group
+        output = self._arrivals.output[group]
+        done = (now_s - self._sent_s[group]) / self._step_s(workers)
+        short = done >= output - 1.0
+        self._end_at[group[short]] = self._virtual - (done - output + 1.0)[short]
+        self.ended += float(short.sum())
+        self.output_tokens += float(output[short].sum())
+        return group[~short]
 
     def _room(self, workers: float) -> tuple[float, float]:
         """Tokens and rows that may still be admitted."""
@@ -150,16 +164,9 @@ class DecodeFlow:
         # others by the steps since then. One that waited longer begins now.
         waited_s = now_s - self._sent_s[group]
         done = np.where(waited_s < TICK_S, waited_s / self._step_s(workers), 0.0)
+        done = np.minimum(done, output - 1.0)
         end = self._virtual - done + output - 1.0
         self._end_at[group] = end
-        ended = done >= output - 1.0
-        if ended.any():
-            self.ended += float(ended.sum())
-            self.output_tokens += float(output[ended].sum())
-            left = ~ended
-            prompt, output, done, end = prompt[left], output[left], done[left], end[left]
-            if not len(end):
-                return
         bucket = end.astype(np.int64)
         while len(self._rows_end) <= bucket.max() + 1:
             self._rows_end, self._tokens_end, self._output_end, self._end_sum = (
