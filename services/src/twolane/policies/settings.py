@@ -73,7 +73,7 @@ class PrefillSettings:
     deadline_margin_s: float = 0.005
     long_chunk_least_s: float = 0.04
     reorder_long: bool = True
-    tail_slack: float = 0.06
+    tail_slack: float = 0.1
     repay_s: float = 0.15
     short_share: float = 0.5
     short_share_late: float = 0.75
