@@ -48,14 +48,15 @@ def _agree(chat: Model) -> bool:
 def test_redis_and_a_broker_die_and_no_request_does(release: Helm, chat: Model) -> None:
     """An upgrade brings Redis in and rolls the model; then both are killed, and fill their books anew."""
     kube, before = chat.kube, chat.object()["status"]["revision"]
-    chat.patch(broker={"replicas": 2})
+    chat.patch(rollout={"rollback": {"soakSeconds": 5}})
     with chat.load() as load:
         load.wait_for(5)
         release.upgrade(redis=_values(chat))
         eventually(lambda: chat.object()["status"]["revision"] != before, START_S)
         eventually(lambda: _revisions(chat) == {chat.object()["status"]["revision"]}, 2 * START_S)
         assert _ready(_redis(kube), 1)
-        assert _ready(chat.pods(f"{COMPONENT}=broker"), 2)
+        chat.patch(broker={"replicas": 2, "redis": {"secretName": "twolane-redis"}})
+        eventually(lambda: _ready(chat.pods(f"{COMPONENT}=broker"), 2), START_S)
         load.wait_for(5)
         victim = chat.pods(f"{COMPONENT}=broker")[0]["metadata"]["name"]
         old = _redis(kube)[0]["metadata"]["uid"]
