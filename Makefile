@@ -129,10 +129,11 @@ bench: $(VENV)/installed ## replay a generated load against http://127.0.0.1:800
 .PHONY: policies
 REQUESTS ?= 1000
 OUT ?= results/policies
+PARTS ?= mix63 mix80 azure2023_code mooncake_conversation
 policies: $(VENV)/installed ## compare all policies in simulation, and go on where it ended (TRACES="FILE ..." OUT=... FLAGS="--minutes 30")
 	$(BIN)/twolane bench policies --requests $(REQUESTS) --traces $(TRACES) --out $(OUT)/all $(FLAGS)
 	$(BIN)/twolane bench policies --requests $(REQUESTS) --ablation --prefill-workers 3 --loads 1.0 0.7 0.9 \
-		--traces $(TRACES) --workloads mix63 mix80 azure2023_code mooncake_conversation --out $(OUT)/ablation $(FLAGS)
+		--traces $(TRACES) --workloads $(PARTS) --out $(OUT)/ablation $(FLAGS)
 
 .PHONY: pins
 pins: $(VENV)/installed-dev ## write constraints.txt from what .venv holds now
