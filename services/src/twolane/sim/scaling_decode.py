@@ -113,6 +113,8 @@ class DecodeFlow:
         """Answers whose pages came within the last tick: each joined at that moment, if there was room."""
         if not self.waiting:
             group = self._passed(group, now_s, workers)
+            if not len(group):
+                return
             room, free = self._room(workers)
             if len(group) <= free and float(self._arrivals.prompt[group].sum()) < room:
                 self._begin(group, now_s, workers)
