@@ -83,6 +83,8 @@ class Cluster:
         self._metrics = metrics
         self.store = store or Store()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        # Whoever leads must be able to say so while its other requests wait for a busy API server.
+        self._lease_slots = asyncio.Semaphore(1)
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
         """An object, or None when there is none."""
@@ -221,7 +223,7 @@ class Cluster:
         content_type: str = "application/json",
     ) -> Json:
         headers = {"Accept": "application/json", "Content-Type": content_type}
-        async with self._slots:
+        async with self._lease_slots if "/leases" in path else self._slots:
             try:
                 status, text, answered = await self._exchange(method, path + _query(query), headers, body)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:

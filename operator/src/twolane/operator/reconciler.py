@@ -62,10 +62,14 @@ class Reconciler:
         self._stirred.set()
 
     async def run(self, tasks: int) -> None:
-        """Works until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(tasks):
-                group.create_task(self._work())
+        """Works until cancelled; what is asked for before it begins waits for it."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(tasks):
+                    group.create_task(self._work())
+        finally:
+            # A look that was broken off is over: another term begins with everything to look at.
+            self._queue = WorkQueue()
 
     async def _work(self) -> None:
         while True:
