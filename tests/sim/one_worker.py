@@ -38,6 +38,9 @@ class Landing:
         assert side.prompts is not None
         side.prompts.add(request, front=True)
 
+    def prefill_begun(self, request: SimRequest, side: PrefillSide) -> None:
+        """Its pages are here already."""
+
     def prefill_finished(self, request: SimRequest, side: PrefillSide) -> None:
         """Its answer goes on."""
         request.generated_tokens += 1
