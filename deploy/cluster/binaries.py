@@ -28,7 +28,6 @@ KWOK = "0.7.0"
 HELM = "3.19.2"
 COREDNS = "1.14.6"
 CERT_MANAGER = "1.19.0"
-NETWORK_POLICIES = "0.8.0"
 
 # A cold build of kube-apiserver on two slow cores.
 BUILD_TIMEOUT_S = 1800
@@ -206,11 +205,6 @@ PROGRAMS: dict[str, Program] = {
             f"github.com/cert-manager/cert-manager@v{CERT_MANAGER}",
             *(f"k8s.io/{name}@v0.{KUBERNETES[2:]}" for name in ("api", "apimachinery", "client-go")),
         ),
-    ),
-    "network-policies": Program(
-        "network-policies",
-        f"{NETWORK_POLICIES}-{_digest(go_programs.NETWORK_POLICIES)}",
-        _own_main(go_programs.NETWORK_POLICIES, f"sigs.k8s.io/kube-network-policies@v{NETWORK_POLICIES}"),
     ),
     "pause": Program("pause", _digest(go_programs.PAUSE), _own_main(go_programs.PAUSE)),
     "helm": Program("helm", HELM, _install("helm.sh/helm/v3/cmd/helm", HELM)),

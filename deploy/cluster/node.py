@@ -24,10 +24,6 @@ READY_TIMEOUT_S = 60.0
 # An image with the tensor library has gigabytes.
 IMPORT_TIMEOUT_S = 600.0
 _SOCKET = "/run/containerd/containerd.sock"
-_JUDGED = (
-    *("FORWARD", "--match", "conntrack", "--ctstate", "NEW"),
-    *("--jump", "NFQUEUE", "--queue-num", "100"),
-)
 # The kubelet wants these values and would set them for the whole machine: it reads them from files of ours.
 _TUNABLES = {
     "vm/overcommit_memory": "1",
@@ -136,25 +132,6 @@ class Node:
     def start_part(self, name: str) -> None:
         """Starts it again."""
         self._processes[name].start()
-
-    def enforce_policies(self) -> None:
-        """From now on NetworkPolicies say which connections of pods may begin; nobody enforces them else.
-
-        Raises:
-            StartError: the program that judges does not come up in time.
-        """
-        program = str(ensure("network-policies")["network-policies"])
-        judge = self._run("network-policies", program, str(self.plan.proxy_kubeconfig), self.plan.name)
-        queues = ("awk", "$1 == 100", "/proc/net/netfilter/nfnetlink_queue")
-        judge.wait_for(lambda: bool(self.enclosure.run(*queues)), READY_TIMEOUT_S)
-        # Bridged packets pass it, too, so that pods of one node are no exception.
-        self.enclosure.run("sh", "-c", "echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables")
-        self.enclosure.run("iptables", "--wait", "--insert", *_JUDGED)
-
-    def ignore_policies(self) -> None:
-        """Everybody may speak to everybody again."""
-        self.enclosure.run("iptables", "--wait", "--delete", *_JUDGED)
-        self.stop_part("network-policies")
 
     def logs(self) -> list[Path]:
         """Logs of its programs."""
