@@ -145,15 +145,19 @@ def test_a_mixed_worker_decides_alike(policy: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("policy", ["past_future", "conservative"])
-def test_a_decode_worker_admits_alike(policy: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("policy", "use_limit"),
+    [("past_future", 0.95), ("conservative", 0.95), ("aggressive", 0.4), ("aggressive", 0.5)],
+)
+def test_a_decode_worker_admits_alike(policy: str, use_limit: float, seed: int) -> None:
     """Prompts of others arrive and begin, in another order, and pages are short: who is admitted when.
 
-    Neither policy takes pages away here. Of an answer that lost its pages a live worker finds some still in
-    its cache; the simulator charges all of it, so that an aggressive policy's log differs from then on.
+    No policy takes pages away here. Of an answer that lost its pages a live worker finds some still in its
+    cache; the simulator charges all of it, so that the log of an aggressive one differs from then on.
     """
     small = replace(PROFILE, capacity_tokens=600)
-    chosen = decode_by_name(policy, DecodeSettings(max_output_tokens=64, window=32))
+    settings = DecodeSettings(max_output_tokens=64, window=32, use_limit=use_limit)
+    chosen = decode_by_name(policy, settings)
     requests = [
         replace(one, prompt_tokens=1 + one.prompt_tokens % 150, cached_tokens=0, abort_s=None)
         for one in asks(seed, count=120, rate_per_s=40.0, outputs=64)

@@ -7,7 +7,6 @@ worker's pages, of prompts too; with prompts waiting every step is played, and m
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from twolane.sim.page_queue import PageQueue
 from twolane.sim.profile import EngineProfile
 from twolane.sim.prompt_pages import PromptPages
 from twolane.sim.request import SimRequest
-from twolane.sim.step_runs import StepGaps, steps_s, steps_within
+from twolane.sim.step_runs import AnswerEnds, StepGaps, steps_s, steps_within
 from twolane.sim.tally import Tally
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class DecodeSide:
         self._max_rows = max_rows
         self._finished: list[FinishedAnswer] = []
         self._leaving: list[SimRequest] = []
-        self._ends: list[tuple[int, int, int, SimRequest]] = []
+        self._ends = AnswerEnds(self.running)
         self.busy_s = self._segment_start_s = self._constant_s = 0.0
         self._planned = self._version = self._segment = 0
         self._cut_pending = self._mixed = False
@@ -150,7 +149,13 @@ class DecodeSide:
         self.joining.append(request)
         if self.running:
             self.cut()
-        elif not self.is_settling and not (self.prompts is not None and self.prompts.is_busy):
+        else:
+            # After all that lands at this moment: a live worker takes it into one step.
+            self._events.at(self._events.now_s, self._begin_joined)
+
+    def _begin_joined(self, _: object) -> None:
+        is_busy = self.running or self.is_settling or (self.prompts is not None and self.prompts.is_busy)
+        if self.joining and not is_busy:
             self.begin()
 
     def cancel(self, request: SimRequest) -> None:
@@ -297,10 +302,8 @@ class DecodeSide:
         self.held_tokens += rows * count
         self.left_tokens -= rows * count
         self._gaps.note(self._segment, last_s)
-        while self._ends and self._ends[0][0] <= self.steps:
-            _, _, segment, request = heappop(self._ends)
-            if self.running.get(request.name) is request and segment == request.joined_segment:
-                self._complete(request)
+        while (request := self._ends.pop_due(self.steps)) is not None:
+            self._complete(request)
 
     def _complete(self, request: SimRequest) -> None:
         self._drop(request)
@@ -371,14 +374,9 @@ class DecodeSide:
             self._preempt(next(reversed(self.running.values())))
 
     def _steps_to_change(self, rows: int) -> int:
-        """Steps until a row ends or memory is full; drops entries of rows that left."""
-        while True:
-            step, _, segment, request = self._ends[0]
-            if self.running.get(request.name) is request and segment == request.joined_segment:
-                break
-            heappop(self._ends)
+        """Steps until a row ends or memory is full."""
         room = max(1, (self._profile.capacity_tokens - self.used_tokens) // rows)
-        return max(1, min(step - self.steps, room))
+        return max(1, min(self._ends.next_step() - self.steps, room))
 
     def _join(self) -> None:
         room = self._max_rows - len(self.running)
@@ -390,7 +388,7 @@ class DecodeSide:
             request.joined_step = self.steps
             request.joined_segment = self._segment
             left = request.output_tokens - request.generated_tokens
-            heappush(self._ends, (self.steps + left, request.index, self._segment, request))
+            self._ends.add(self.steps + left, request)
         if joining:
             self.tally.decoding += len(joining)
             rows = len(self.running)
