@@ -246,7 +246,7 @@ def test_no_count_is_part_of_a_revision(replicas: int, routers: int, low: int, s
 
 
 def test_every_flag_of_a_worker_can_be_declared() -> None:
-    """Nothing that a worker can be told is out of reach; files of ports are for tests, logs of steps for profiles."""
+    """Nothing that a worker can be told is out of reach; ports are for tests, logs of steps for profiles."""
     known = set(Engine.model_fields) | SET_BY_THE_OPERATOR | {"port_file", "step_log_dir"}
     assert set(WorkerConfig.model_fields) - known == set()
 
