@@ -89,6 +89,10 @@ class Owner(transfer_pb2_grpc.PageTransferServicer):
         """Never called: this side makes offers."""
         raise AssertionError("an owner gets no offers")
 
+    async def Want(self, request: pb.PagesWanted, context: Any) -> pb.PagesWantedAck:
+        """Never called: nobody queues prompts here."""
+        raise AssertionError("an owner without a queue hears of no prompt")
+
     async def Push(self, request_iterator: Any, context: Any) -> Any:
         """As a worker does."""
         async for push in request_iterator:
