@@ -180,11 +180,17 @@ class Model:
         lines = [line for line in log.splitlines() if "request ended" not in line]
         return "\n".join([f"--- {pod}", *lines[-40:]])
 
+    def _conditions(self) -> str:
+        try:
+            return json.dumps(self.object().get("status", {}).get("conditions"), indent=1)
+        except Refused as error:
+            return f"no ModelDeployment any more: {error}"
+
     def story(self) -> str:
         """What kubectl tells about it, for the message of a failed test."""
         parts = [
             self.kube.kubectl("get", "md,wp,pods", "-n", self.namespace, "-o", "wide"),
-            json.dumps(self.object().get("status", {}).get("conditions"), indent=1),
+            self._conditions(),
             self.kube.kubectl("get", "events", "-n", self.namespace, "--sort-by=.lastTimestamp")[-3000:],
             *map(self._remarks, self.kube.names(self.namespace, "pods")),
         ]
