@@ -15,15 +15,15 @@ KINDS = (
 GIVEN_BY_KUBERNETES = {"configmap/kube-root-ca.crt"}
 
 
-def _left(kube: Kube, namespace: str) -> set[str]:
-    names = kube.kubectl("get", KINDS, "-n", namespace, "-o", "name").split()
+def _left(kube: Kube, namespace: str, labels: str = "") -> set[str]:
+    names = kube.kubectl("get", KINDS, "-n", namespace, "-l", labels, "-o", "name").split()
     return set(names) - GIVEN_BY_KUBERNETES
 
 
 def test_a_deleted_model_leaves_nothing_and_fails_no_running_request(chat: Model) -> None:
-    """Streams that run end whole; kubectl returns when the last pod has gone."""
+    """Streams that run end whole; kubectl returns when the last pod has gone. What helm put there stays."""
     chat.kube.kubectl("delete", "md", "chat", "-n", chat.namespace, "--timeout=110s", patience_s=150)
-    eventually(lambda: not _left(chat.kube, chat.namespace))
+    eventually(lambda: not _left(chat.kube, chat.namespace, "app.kubernetes.io/managed-by!=Helm"))
     chat.kube.drop_namespace(chat.namespace)
 
 
