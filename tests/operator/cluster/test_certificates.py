@@ -79,7 +79,7 @@ def test_the_operator_signs_renews_and_forgets(
 
     kube.patch(namespace, "md", "demo", {"spec": {"tls": {"mode": "disabled"}}})
     eventually(lambda: [name for name in kube.names(namespace, "secrets") if name.startswith("demo-")] == [])
-    assert "certificates" not in kube.get(namespace, "md", "demo")["status"]
+    eventually(lambda: "certificates" not in kube.get(namespace, "md", "demo")["status"])
     assert not operator.said("forbidden")
     assert not operator.said("PRIVATE KEY")
 

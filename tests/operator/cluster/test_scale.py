@@ -133,8 +133,13 @@ def test_a_model_that_sleeps_says_so_in_the_table_and_wakes(
     condition = kube.until(namespace, "demo", "Ready", reason="Asleep")
     assert condition["status"] == "True"
     assert "held for up to 45 s" in condition["message"]
-    row = kube.kubectl("get", "md", "demo", "-n", namespace, "--no-headers").split()
-    assert row[:5] == ["demo", "True", "Asleep", "0/0", "0/0"]
+    # The last workers may still be leaving.
+    eventually(
+        lambda: (
+            kube.kubectl("get", "md", "demo", "-n", namespace, "--no-headers").split()[:5]
+            == ["demo", "True", "Asleep", "0/0", "0/0"]
+        )
+    )
     [router] = kube.listing(namespace, "deployments", "serving.twolane.dev/component=router")
     args = router["spec"]["template"]["spec"]["containers"][0]["args"]
     assert args[args.index("--hold-s") + 1] == "45"

@@ -32,7 +32,7 @@ def status_of(situation: Situation) -> Json:
         "revision": wanted.revision if progress is None else progress.revision,
         **({} if progress is None else {"rollout": progress.written()}),
         "servingRevisions": serving,
-        **({"certificates": observed.certificates.status} if observed.certificates is not None else {}),
+        **({"certificates": kept.status} if (kept := observed.certificates) and kept.status else {}),
         "prefill": _ready_of(situation, "prefill"),
         "decode": _ready_of(situation, "decode"),
         "routers": _routers(situation),
