@@ -106,16 +106,20 @@ class Reconciler:
             self._metrics.reconcile_s.observe(_now() - began)
         return again_s
 
-    async def _reconcile(self, key: Key) -> float | None:
+    async def _decided(self, key: Key) -> tuple[Observed, Plan] | None:
+        """What is known of the object and what to do about it; None when there is nothing any more."""
         observed = await self._looks.observe(*key)
-        made = self._decide(observed) if observed is not None else None
-        if made is not None and made.is_final:
+        return None if observed is None else (observed, self._decide(observed))
+
+    async def _reconcile(self, key: Key) -> float | None:
+        seen = await self._decided(key)
+        if seen is not None and seen[1].is_final:
             await self._looks.read_anew(*key)
-            observed = await self._looks.observe(*key)
-            made = self._decide(observed) if observed is not None else None
-        if observed is None or made is None:
+            seen = await self._decided(key)
+        if seen is None:
             self._queue.forget(key)
             return None
+        observed, made = seen
         if made.actions:
             names = [type(action).__name__ for action in made.actions]
             log.info("plan", extra={"object": "/".join(key), "actions": names})
