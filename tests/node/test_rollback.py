@@ -76,3 +76,4 @@ def test_a_release_that_fails_requests_is_taken_back(chat: Model) -> None:
         none = {"podTemplate": None}
         chat.patch(pools={"prefill": {"shared": none}, "decode": none}, rollout=None)
         eventually(lambda: _alone(chat, old), START_S)
+        chat.kube.kubectl("delete", "configmap", "defect", "-n", chat.namespace)
