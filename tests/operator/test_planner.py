@@ -297,7 +297,7 @@ def test_a_pool_that_another_scaler_owns_is_left_to_it() -> None:
     pool["metadata"]["managedFields"] = [_owns_replicas("kube-controller-manager", subresource="scale")]
     said = stage.run(30.0, 12)
     assert {name for name, _ in stage.cluster.applied} == {"demo-decode"}
-    assert "prefill is scaled by kube-controller-manager" in said.condition.message
+    assert "prefill is scaled by a HorizontalPodAutoscaler" in said.condition.message
 
 
 def test_a_count_set_by_hand_is_where_the_planner_goes_on_from() -> None:

@@ -14,6 +14,7 @@ from twolane.operator.resources.model_deployment import ModelDeploymentSpec
 from twolane.operator.resources.rollout_status import Progress
 from twolane.operator.resources.shape import Json
 from twolane.operator.rollout import Wanted
+from twolane.operator.scaling import other_scalers, scaler_words
 from twolane.operator.trouble import Trouble, has_started, worst_trouble
 
 
@@ -145,6 +146,10 @@ def _scaling(situation: Situation) -> Condition:
     if situation.observed.planned is not None:
         return situation.observed.planned.condition
     message = "each pool has the count of its WorkerPool, held within its bounds"
+    pools = situation.observed.pools()
+    declared = {pool.name: pools[pool.name] for pool in situation.pools if pool.name in pools}
+    if others := other_scalers(declared):
+        return Condition("ScalingActive", "True", "OtherScaler", f"{scaler_words(others)}; {message}")
     return Condition("ScalingActive", "True", "ManualScale", message)
 
 

@@ -32,7 +32,7 @@ from twolane.operator.planner_spec import INTERVAL_S, settings_of, start_s
 from twolane.operator.resources.model_deployment import ModelDeploymentSpec, read_spec
 from twolane.operator.resources.shape import Json
 from twolane.operator.resources.worker_pool import read_pool
-from twolane.operator.scaling import other_scaler
+from twolane.operator.scaling import other_scalers, scaler_words
 from twolane.operator.scrape import Scraper
 from twolane.policies.cost import DecodeCost, PrefillCost
 from twolane.policies.planner import Planner
@@ -150,12 +150,10 @@ class PlannerKeeper:
         return await self._write(observed, pools, plan)
 
     async def _write(self, observed: Observed, pools: list[PoolPlan], plan: ScalePlan) -> Planned:
-        others: dict[str, str] = {}
+        others = other_scalers({pool.name: observed.pools()[pool.name] for pool in pools})
         for pool in pools:
             child, target = observed.pools()[pool.name], plan.pools[PoolKind(pool.name)]
-            if (other := other_scaler(child)) is not None:
-                others[pool.name] = other
-            elif target.workers != _wanted(child):
+            if pool.name not in others and target.workers != _wanted(child):
                 log.info(
                     "scaled",
                     extra={"pool": child["metadata"]["name"], "to": target.workers, "why": target.reason},
@@ -164,8 +162,7 @@ class PlannerKeeper:
         # Numbers change at every look; they are in the decisions, so that the status is not written anew.
         words = "the planner decides how many workers each pool has; scalingDecisions says why"
         if others:
-            named = ", ".join(f"{name} is scaled by {other}" for name, other in others.items())
-            words = f"{named}, and left to it until kubectl scale takes it back; {words}"
+            words = f"{scaler_words(others)}, and left to it until kubectl scale takes it back; {words}"
         reason = "Planned" if len(others) < len(pools) else "OtherScaler"
         asleep = not any(target.workers for target in plan.pools.values())
         return Planned(Condition(KIND, "True", reason, words), WAKE_S if asleep else INTERVAL_S)

@@ -122,6 +122,18 @@ def other_scaler(child: Json) -> str | None:
     return None if ours or manager.startswith("kubectl") else manager
 
 
+def other_scalers(pools: Mapping[str, Json]) -> dict[str, str]:
+    """Who scales each pool that another scaler owns, by the pool's name."""
+    found = {name: other_scaler(child) for name, child in pools.items()}
+    return {name: scaler for name, scaler in found.items() if scaler is not None}
+
+
+def scaler_words(others: Mapping[str, str]) -> str:
+    """Who scales which pool, for people, who know the controller by the object that tells it."""
+    known = {"kube-controller-manager": "a HorizontalPodAutoscaler (kube-controller-manager)"}
+    return ", ".join(f"{pool} is scaled by {known.get(scaler, scaler)}" for pool, scaler in others.items())
+
+
 def foreign_scaler(deployment: Json) -> str | None:
     """The scaler that writes a Deployment's own replicas, if there is one.
 
