@@ -225,6 +225,24 @@ async def test_probes_and_metrics(cluster: ScriptedCluster, http: aiohttp.Client
     assert "d0" not in text
 
 
+async def test_what_waits_is_shown_by_lane_over_all_workers(
+    cluster: ScriptedCluster, http: aiohttp.ClientSession
+) -> None:
+    """Scalers ask any one router for it: one that saw only its own part would tell them less."""
+    for name, short_s, long_s in (("p0", 0.5, 2.0), ("p1", 0.25, 4.0)):
+        worker = await cluster.add_worker(name, types_pb2.ROLE_PREFILL)
+        await cluster.until(lambda worker=worker: bool(worker.hellos))
+        worker.report(worker_pb2.Load(waiting_short_s=short_s, waiting_long_s=long_s))
+    name = "twolane_router_prefill_waiting_seconds"
+
+    def waits(lane: str, seconds: float) -> bool:
+        return cluster.registry.get_sample_value(name, {"lane": lane}) == seconds
+
+    await cluster.until(lambda: waits("short", 0.75) and waits("long", 6.0))
+    async with http.get("/metrics") as response:
+        assert f'{name}{{lane="long"}} 6.0' in await response.text()
+
+
 async def test_a_worker_of_an_unknown_kind_is_refused_and_the_others_serve(
     cluster: ScriptedCluster, http: aiohttp.ClientSession
 ) -> None:

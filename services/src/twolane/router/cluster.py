@@ -17,7 +17,7 @@ import grpc.aio
 
 from twolane.core.errors import Incompatible, Internal, InvalidRequest, TwolaneError, Unavailable
 from twolane.core.model import ModelFingerprint
-from twolane.core.request import Role
+from twolane.core.request import Lane, Role
 from twolane.router.prefix_index import PrefixIndex
 from twolane.router.sessions import FIRST_PAUSE_S, LONGEST_PAUSE_S, WorkerSession
 from twolane.rpc.channel import open_channel
@@ -70,6 +70,10 @@ class Cluster:
     def sessions(self) -> Iterable[WorkerSession]:
         """Sessions with every worker of the table."""
         return self._sessions.values()
+
+    def waiting_s(self, lane: Lane) -> float:
+        """Seconds of a lane's prefill predicted to wait, over all workers that are connected."""
+        return sum(s.books.waiting_s()[lane] for s in self.sessions if s.connected)
 
     @property
     def fingerprint(self) -> ModelFingerprint | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -76,6 +77,12 @@ class RouterMetrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Adds a gauge that is read when metrics are collected."""
         Gauge(f"twolane_router_{name}", text, registry=self._registry).set_function(read)
+
+    def gauge_by_lane(self, name: str, text: str, read: Callable[[Lane], float]) -> None:
+        """The same with a value for each lane."""
+        made = Gauge(f"twolane_router_{name}", text, ("lane",), registry=self._registry)
+        for lane in Lane:
+            made.labels(lane.value).set_function(partial(read, lane))
 
     def dispatched(self, request: GenerationRequest) -> None:
         """The request was sent to workers."""
