@@ -62,6 +62,56 @@ def test_damaged_file_counts_as_empty(tmp_path: Path, content: str) -> None:
     assert ChoiceCache(path).get("op") is None
 
 
+def test_what_the_compiler_fails_at_is_skipped_but_a_broken_device_is_not(tmp_path: Path) -> None:
+    """One candidate must not keep an engine from starting; after an error of the device nothing can go on."""
+
+    def trial_of(error: Exception) -> tuning.Trial:
+        def trial(chosen: LaunchConfig) -> None:
+            if chosen is SLOW:
+                raise error
+
+        return trial
+
+    cache = ChoiceCache(tmp_path / "c.json", lambda run: run() or 1.0)  # type: ignore[arg-type, return-value]
+    for error in (RuntimeError("PassManager::run failed"), triton.runtime.errors.PTXASError("no")):
+        assert cache.measure("op", [SLOW, FAST], trial_of(error)) == FAST
+    with pytest.raises(RuntimeError, match="illegal"):
+        cache.measure("op", [SLOW, FAST], trial_of(RuntimeError("CUDA error: an illegal memory access")))
+
+
+def test_without_memory_to_measure_in_the_first_is_taken_and_not_remembered(tmp_path: Path) -> None:
+    """A full pool leaves little; another start may have more."""
+
+    def trial(chosen: LaunchConfig) -> None:
+        raise torch.OutOfMemoryError(f"no room for {chosen}")
+
+    cache = ChoiceCache(tmp_path / "c.json", lambda run: run() or 1.0)  # type: ignore[arg-type, return-value]
+    assert cache.measure("op", [SLOW, FAST], trial) == SLOW
+    assert cache.get("op") is None
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_a_start(tmp_path: Path) -> None:
+    """As in a container with a read-only root; this process still remembers."""
+    (tmp_path / "file").write_text("")
+    bench = _Bench()
+    cache = ChoiceCache(tmp_path / "file" / "c.json", bench.timer)
+    assert cache.measure("op", [SLOW, FAST], bench.trial) == FAST
+    assert cache.get("op") == FAST
+
+
+@pytest.mark.parametrize(("measured", "expected"), [((), 1), (("other",), 0), (("op", "other"), 1)])
+def test_only_named_operations_are_measured(
+    measured: tuple[str, ...], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No names: all of them. An engine's start can't afford to compile every candidate of every kernel."""
+    cache, asked = ChoiceCache(tmp_path / "c.json", lambda _run: 1.0), []
+    monkeypatch.setitem(tuning._caches, 0, cache)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with tuning.measuring(*measured):
+        tuning.choose("op", (1,), [SLOW, FAST], lambda: asked.append, torch.device("cuda", 0))
+    assert (cache.get("op/1") is not None) == bool(expected)
+
+
 def test_nothing_fitting_is_an_error_that_says_why(tmp_path: Path) -> None:
     """The message carries each candidate's reason."""
     bench = _Bench()

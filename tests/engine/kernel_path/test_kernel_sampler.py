@@ -54,3 +54,11 @@ def test_a_draw_does_not_depend_on_its_batch() -> None:
     alone = [sample_on_device(values[:1].clone(), [row])[0].token_id for row in rows]
     assert alone == together
     assert len(set(together)) > 1
+
+
+def test_a_temperature_close_to_zero_draws_the_best_token() -> None:
+    """Its inverse is no number of float32: the row would be full of NaN."""
+    rows = [sequence(temperature=1e-42, seed=1), sequence(temperature=1e-30, top_p=0.9, seed=2)]
+    values = logits(2)
+    drawn = sample_on_device(values.to(DEVICE), rows)
+    assert [result.token_id for result in drawn] == values.argmax(dim=-1).tolist()

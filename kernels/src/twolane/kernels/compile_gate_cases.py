@@ -20,11 +20,11 @@ from twolane.kernels import (
     sampling,
     silu_mul,
 )
+from twolane.kernels.paged_kv import batch_block
 from twolane.kernels.tuning import LaunchConfig
 
 # Shapes of Qwen3-8B and Llama-3-8B.
 _HEADS, _KV_HEADS, _HEAD_DIM, _HIDDEN, _PAGE_TOKENS = 32, 8, 128, 4096, 16
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class KernelCase:
                 continue
             kind, _, hint = self.types[name].partition(":")
             signature[name] = kind
-            if kind.startswith("*") or hint == "16":
+            parameter = self.kernel.params[index]
+            anywhere = parameter.do_not_specialize or parameter.do_not_specialize_on_alignment
+            if (kind.startswith("*") or hint == "16") and not anywhere:
                 attributes[(index,)] = [["tt.divisibility", 16]]
         return signature, constants, attributes
 
@@ -167,7 +169,8 @@ _ATTENTION_TYPES = {
     **dict.fromkeys(("page_table_ptr", "context_lens_ptr", "cu_seqlens_ptr"), "*i32"),
     **dict.fromkeys(("partial_ptr", "lse_ptr"), "*fp32"),
     **dict.fromkeys(("stride_q", "stride_out", "stride_page", "stride_page_head"), "i32:16"),
-    **dict.fromkeys(("n_sequences", "programs_per_kv_head", "stride_table"), "i32"),
+    **dict.fromkeys(("n_sequences", "programs_per_kv_head", "n_splits", "block_tokens"), "i32"),
+    "stride_table": "i32",
     "scale_log2": "fp32",
 }
 _ATTENTION_SHAPE = {
@@ -177,9 +180,9 @@ _ATTENTION_SHAPE = {
     "D": _HEAD_DIM,
     "PAGE_TOKENS": _PAGE_TOKENS,
     "WINDOW": 0,
-    "MAX_SPLITS": 64,
+    "SPLIT": True,
+    "BLOCK_BATCH": batch_block(1),
     "BLOCK_SPLITS": 64,
-    "BLOCK_BATCH": _BATCH,
     "BLOCK_GROUP": 16,
     "BLOCK_D": _HEAD_DIM,
     "UPCAST_DOT": False,
@@ -195,13 +198,12 @@ def _decode() -> list[_Family]:
     configs = paged_decode_attention.candidates(_HEAD_DIM, 2)
     budget = Budget(168, 160 * 1024, {80: ("HMMA", "LDGSTS"), 90: ("HMMA", "LDGSTS")})
     split, merge = paged_decode_attention._decode_split_kernel, paged_decode_attention._decode_merge_kernel
-    merge_shape = {**shape, "BLOCK_N": configs[0].blocks["BLOCK_N"]}
     name = "paged_decode_attention"
     return [
         (name, split, types, shape, configs, budget),
-        (f"{name}, one split", split, types, {**shape, "MAX_SPLITS": 1}, configs[:1], budget),
+        (f"{name}, one split", split, types, {**shape, "SPLIT": False}, configs[:1], budget),
         (f"{name}, window", split, types, {**shape, "WINDOW": 4096}, configs[:1], budget),
-        (f"{name}, merge", merge, types, merge_shape, [paged_decode_attention._MERGE], Budget(112)),
+        (f"{name}, merge", merge, types, shape, [paged_decode_attention._MERGE], Budget(112)),
     ]
 
 

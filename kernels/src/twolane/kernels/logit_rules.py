@@ -20,7 +20,11 @@ from twolane.kernels.tuning import LaunchConfig, config
 _OP = "logit_rules"
 
 
-@triton.jit
+# Rows of parameters lie at any address: a form for each alignment would stall serving with compilation.
+@triton.jit(
+    do_not_specialize=["n_slots"],
+    do_not_specialize_on_alignment=["slot_ptr", "repetition_ptr", "presence_ptr", "frequency_ptr"],
+)
 def _logit_rules_kernel(
     logits_ptr,
     slot_ptr,

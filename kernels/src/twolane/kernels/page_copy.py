@@ -16,7 +16,11 @@ from twolane.kernels import launch, tuning
 from twolane.kernels.tuning import LaunchConfig, config
 
 
-@triton.jit
+# A form per number of pages or place of their list would stall serving with compilation.
+@triton.jit(
+    do_not_specialize=["n_source_pages", "n_target_pages"],
+    do_not_specialize_on_alignment=["source_ids_ptr", "target_ids_ptr"],
+)
 def _page_copy_kernel(
     source_ptr,
     target_ptr,

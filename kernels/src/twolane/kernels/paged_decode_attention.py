@@ -10,7 +10,6 @@ KV.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ import triton
 import triton.language as tl
 
 from twolane.kernels import launch, tuning
-from twolane.kernels.paged_kv import KvPages, attention_result, validate_attention
+from twolane.kernels.paged_kv import KvPages, attention_result, batch_block, validate_attention
 from twolane.kernels.tuning import LaunchConfig, config
 
 _OP = "paged_decode_attention"
@@ -26,6 +25,9 @@ _MAX_SPLITS = 64
 # Tensor cores multiply at least 16 rows: a KV head's query group is padded to that.
 _MIN_GROUP_ROWS = 16
 _MERGE = config(4)
+# What differs from step to step must not make the compiler's work differ: each new form stalls serving.
+_ANY_VALUE = ["n_sequences", "programs_per_kv_head", "n_splits", "stride_table", "block_tokens"]
+_ANY_ADDRESS = ["page_table_ptr", "context_lens_ptr"]
 
 
 @triton.jit
@@ -34,25 +36,25 @@ def _tokens_per_split(
     length,
     n_sequences,
     programs_per_kv_head,
+    n_splits,
+    block_tokens,
     WINDOW: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
     BLOCK_BATCH: tl.constexpr,
-    BLOCK_N: tl.constexpr,
 ):
-    """How many of this sequence's tokens one program takes: an equal share of the batch, at most MAX_SPLITS
+    """How many of this sequence's tokens one program takes: an equal share of the batch, at most n_splits
     parts."""
     rows = tl.arange(0, BLOCK_BATCH)
     lengths = tl.load(context_lens_ptr + rows, mask=rows < n_sequences, other=0).to(tl.int32)
     if WINDOW > 0:
         lengths = tl.minimum(lengths, WINDOW)
     share = tl.cdiv(tl.sum(lengths, axis=0), programs_per_kv_head)
-    share = tl.maximum(tl.maximum(share, tl.cdiv(length, MAX_SPLITS)), 1)
+    share = tl.maximum(tl.maximum(share, tl.cdiv(length, n_splits)), 1)
     # Equal parts: a share that just misses the length would leave a program with a handful of tokens.
     n_parts = tl.maximum(tl.cdiv(length, share), 1)
-    return tl.maximum(tl.cdiv(tl.cdiv(length, n_parts), BLOCK_N), 1) * BLOCK_N
+    return tl.maximum(tl.cdiv(tl.cdiv(length, n_parts), block_tokens), 1) * block_tokens
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY_VALUE, do_not_specialize_on_alignment=_ANY_ADDRESS)
 def _decode_split_kernel(
     q_ptr,
     k_pages_ptr,
@@ -64,6 +66,7 @@ def _decode_split_kernel(
     lse_ptr,
     n_sequences,
     programs_per_kv_head,
+    n_splits,
     scale_log2,
     stride_q,
     stride_out,
@@ -75,7 +78,7 @@ def _decode_split_kernel(
     D: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
     WINDOW: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     BLOCK_BATCH: tl.constexpr,
     BLOCK_GROUP: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -92,16 +95,16 @@ def _decode_split_kernel(
     length = context - first
     start = first
     end = context
-    if MAX_SPLITS > 1:
+    if SPLIT:
         tokens = _tokens_per_split(
             context_lens_ptr,
             length,
             n_sequences,
             programs_per_kv_head,
-            WINDOW,
-            MAX_SPLITS,
-            BLOCK_BATCH,
+            n_splits,
             BLOCK_N,
+            WINDOW,
+            BLOCK_BATCH,
         )
         start = first + split * tokens
         end = tl.minimum(start + tokens, context)
@@ -152,19 +155,19 @@ def _decode_split_kernel(
         acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision="ieee")
         peak = new_peak
 
-    if MAX_SPLITS == 1:
+    if SPLIT:
+        acc = acc / total[:, None]
+        part = (sequence * N_KV_HEADS * GROUP + heads) * n_splits + split
+        tl.store(partial_ptr + part[:, None] * D + dims[None, :], acc, mask=q_mask)
+        tl.store(lse_ptr + part, peak + tl.log2(total), mask=in_group)
+    else:
         # A padded row of the batch has no context: it gets zeros, not 0/0.
         acc = acc / tl.where(total > 0.0, total, 1.0)[:, None]
         out_at = out_ptr + sequence * stride_out + heads[:, None] * D + dims[None, :]
         tl.store(out_at, acc.to(out_ptr.dtype.element_ty), mask=q_mask)
-    else:
-        acc = acc / total[:, None]
-        part = (sequence * N_KV_HEADS * GROUP + heads) * MAX_SPLITS + split
-        tl.store(partial_ptr + part[:, None] * D + dims[None, :], acc, mask=q_mask)
-        tl.store(lse_ptr + part, peak + tl.log2(total), mask=in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY_VALUE, do_not_specialize_on_alignment=_ANY_ADDRESS)
 def _decode_merge_kernel(
     partial_ptr,
     lse_ptr,
@@ -172,15 +175,15 @@ def _decode_merge_kernel(
     out_ptr,
     n_sequences,
     programs_per_kv_head,
+    n_splits,
+    block_tokens,
     stride_out,
     N_HEADS: tl.constexpr,
     D: tl.constexpr,
     WINDOW: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
     BLOCK_BATCH: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
 ):
     head = tl.program_id(0)
     sequence = tl.program_id(1).to(tl.int64)
@@ -188,13 +191,19 @@ def _decode_merge_kernel(
     if WINDOW > 0:
         length = tl.minimum(length, WINDOW)
     tokens = _tokens_per_split(
-        context_lens_ptr, length, n_sequences, programs_per_kv_head, WINDOW, MAX_SPLITS, BLOCK_BATCH, BLOCK_N
+        context_lens_ptr,
+        length,
+        n_sequences,
+        programs_per_kv_head,
+        n_splits,
+        block_tokens,
+        WINDOW,
+        BLOCK_BATCH,
     )
-    n_splits = tl.cdiv(length, tokens)
     splits = tl.arange(0, BLOCK_SPLITS)
     dims = tl.arange(0, BLOCK_D)
-    live = splits < n_splits
-    part = (sequence * N_HEADS + head) * MAX_SPLITS + splits
+    live = splits < tl.cdiv(length, tokens)
+    part = (sequence * N_HEADS + head) * n_splits + splits
     lse = tl.load(lse_ptr + part, mask=live, other=float("-inf")).to(tl.float32)
     # With no split at all (a padded row) the peak would be -inf, and -inf minus -inf is NaN.
     peak = tl.maximum(tl.max(lse, axis=0), -1e30)
@@ -284,10 +293,12 @@ def max_splits(n_programs: int, kv_heads_of_batch: int, max_context_tokens: int,
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a launch splits the KV: splits per sequence at most, programs that share a KV head's tokens."""
+    """How a launch splits the KV: splits per sequence at most, programs that share a KV head's tokens, tokens
+    of a block."""
 
     splits: int
     programs_per_kv_head: int
+    block_tokens: int
 
 
 def _plan(chosen: LaunchConfig, kv: KvPages, window: int, device: torch.device) -> _Plan:
@@ -297,8 +308,9 @@ def _plan(chosen: LaunchConfig, kv: KvPages, window: int, device: torch.device) 
     longest = max_pages * page_tokens
     if window:
         longest = min(longest, window)
-    splits = max_splits(n_programs, n_sequences * n_kv_heads, longest, chosen.blocks["BLOCK_N"])
-    return _Plan(splits, max(1, n_programs // n_kv_heads))
+    block_tokens = chosen.blocks["BLOCK_N"]
+    splits = max_splits(n_programs, n_sequences * n_kv_heads, longest, block_tokens)
+    return _Plan(splits, max(1, n_programs // n_kv_heads), block_tokens)
 
 
 def _launch(
@@ -312,13 +324,6 @@ def _launch(
         shape = (n_sequences, n_heads, plan.splits)
         partial = torch.empty((*shape, head_dim), dtype=torch.float32, device=q.device)
         lse = torch.empty(shape, dtype=torch.float32, device=q.device)
-    shared = {
-        "D": head_dim,
-        "WINDOW": window,
-        "MAX_SPLITS": plan.splits,
-        "BLOCK_BATCH": launch.next_power_of_2(n_sequences),
-        "BLOCK_N": chosen.blocks["BLOCK_N"],
-    }
     _decode_split_kernel[(n_kv_heads, plan.splits, n_sequences)](
         q,
         kv.k_pages,
@@ -330,6 +335,7 @@ def _launch(
         lse,
         n_sequences,
         plan.programs_per_kv_head,
+        plan.splits,
         scale * math.log2(math.e),
         q.stride(0),
         out.stride(0),
@@ -338,37 +344,43 @@ def _launch(
         kv.page_table.stride(0),
         N_KV_HEADS=n_kv_heads,
         GROUP=n_heads // n_kv_heads,
+        D=head_dim,
         PAGE_TOKENS=page_tokens,
+        WINDOW=window,
+        SPLIT=plan.splits > 1,
+        BLOCK_BATCH=batch_block(n_sequences),
         BLOCK_GROUP=max(_MIN_GROUP_ROWS, launch.next_power_of_2(n_heads // n_kv_heads)),
         BLOCK_D=launch.next_power_of_2(max(head_dim, 16)),
+        BLOCK_N=chosen.blocks["BLOCK_N"],
         UPCAST_DOT=launch.INTERPRETED,
-        **shared,
         **chosen.compile_options(),
     )
     if plan.splits > 1:
-        _merge(partial, lse, kv.context_lens, out, plan, shared)
+        _merge((partial, lse), kv.context_lens, out, plan, window)
 
 
 def _merge(
-    partial: torch.Tensor,
-    lse: torch.Tensor,
+    parts: tuple[torch.Tensor, torch.Tensor],
     context_lens: torch.Tensor,
     out: torch.Tensor,
     plan: _Plan,
-    shared: Mapping[str, int],
+    window: int,
 ) -> None:
     n_sequences, n_heads, head_dim = out.shape
     _decode_merge_kernel[(n_heads, n_sequences)](
-        partial,
-        lse,
+        *parts,
         context_lens,
         out,
         n_sequences,
         plan.programs_per_kv_head,
+        plan.splits,
+        plan.block_tokens,
         out.stride(0),
         N_HEADS=n_heads,
-        BLOCK_SPLITS=plan.splits,
+        D=head_dim,
+        WINDOW=window,
+        BLOCK_BATCH=batch_block(n_sequences),
+        BLOCK_SPLITS=_MAX_SPLITS,
         BLOCK_D=launch.next_power_of_2(head_dim),
-        **shared,
         **_MERGE.compile_options(),
     )

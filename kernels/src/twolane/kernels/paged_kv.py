@@ -13,6 +13,7 @@ import torch
 from twolane.kernels import launch
 
 _MAX_HEAD_DIM = 256
+_BATCH_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,12 @@ def attention_result(op: str, q: torch.Tensor, out: torch.Tensor | None) -> torc
     launch.require_dtype(op, "out", result, (q.dtype,))
     launch.require_adjacent_heads(op, "out", result)
     return result
+
+
+def batch_block(n_sequences: int) -> int:
+    """How many sequences' lengths a program reads at once.
+
+    The same for all but huge batches, so that batches of different sizes share a compiled kernel; a loop over
+    them would keep Triton from pipelining the loop behind it.
+    """
+    return max(_BATCH_BLOCK, launch.next_power_of_2(n_sequences))

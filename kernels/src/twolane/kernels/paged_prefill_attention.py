@@ -16,10 +16,13 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from twolane.kernels import launch, tuning
-from twolane.kernels.paged_kv import KvPages, attention_result, validate_attention
+from twolane.kernels.paged_kv import KvPages, attention_result, batch_block, validate_attention
 from twolane.kernels.tuning import LaunchConfig, config
 
 _OP = "paged_prefill_attention"
+# What differs from step to step must not make the compiler's work differ: each new form stalls serving.
+_ANY_VALUE = ["n_sequences", "stride_table"]
+_ANY_ADDRESS = ["page_table_ptr", "context_lens_ptr", "cu_seqlens_ptr"]
 
 
 @triton.jit
@@ -121,7 +124,7 @@ def _locate_block(cu_seqlens_ptr, n_sequences, block, BLOCK_Q: tl.constexpr, BLO
     return sequence.to(tl.int64), within
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY_VALUE, do_not_specialize_on_alignment=_ANY_ADDRESS)
 def _prefill_kernel(
     q_ptr,
     k_pages_ptr,
@@ -351,7 +354,7 @@ def _launch(
         D=head_dim,
         PAGE_TOKENS=page_tokens,
         WINDOW=window,
-        BLOCK_BATCH=launch.next_power_of_2(n_sequences),
+        BLOCK_BATCH=batch_block(n_sequences),
         BLOCK_D=launch.next_power_of_2(max(head_dim, 16)),
         UPCAST_DOT=launch.INTERPRETED,
         **{"BY_DESCRIPTOR": 0, **chosen.options()},

@@ -17,7 +17,8 @@ from twolane.kernels.tuning import LaunchConfig, config
 _MAX_COLUMNS = 32768
 
 
-@triton.jit
+# A form per number of rows would stall serving with compilation.
+@triton.jit(do_not_specialize=["n_rows"])
 def _rms_norm_kernel(
     x_ptr,
     residual_ptr,

@@ -37,7 +37,8 @@ def _normed_halves(
     return first, second
 
 
-@triton.jit
+# Forms that differ by where a step's arrays happen to lie would stall serving with compilation.
+@triton.jit(do_not_specialize=["n_slots"], do_not_specialize_on_alignment=["positions_ptr", "slots_ptr"])
 def _rotary_page_write_kernel(
     q_ptr,
     k_ptr,

@@ -22,6 +22,7 @@ _OP = "sampling"
 # Bisection steps on values in registers: they only have to come near, the exact search follows.
 _BOUND_STEPS = tl.constexpr(14)
 _NO_TOKEN = tl.constexpr(2**31 - 1)
+_PER_ROW = ("temperature", "top_k", "top_p", "min_p", "seed", "position", "token", "logprob")
 
 
 @triton.jit
@@ -181,7 +182,8 @@ def _cut(
     return cut
 
 
-@triton.jit
+# Rows of parameters lie at any address: a form for each alignment would stall serving with compilation.
+@triton.jit(do_not_specialize_on_alignment=[f"{name}_ptr" for name in _PER_ROW])
 def _sampling_kernel(
     logits_ptr,
     temperature_ptr,

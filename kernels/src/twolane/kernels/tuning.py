@@ -21,12 +21,15 @@ from typing import Any
 
 import torch
 import triton
+from triton.errors import TritonError
 
 from twolane.kernels.launch import INTERPRETED
 
 CACHE_FOLDER_VARIABLE = "TWOLANE_KERNEL_CACHE_DIR"
 _TRIAL_MS = 40
 _WARM_UP_MS = 10
+# What a failure inside the compiler says; other errors of this type are the device's, and final.
+_COMPILER_FAILED = "PassManager"
 
 Timer = Callable[[Callable[[], object]], float]
 
@@ -74,16 +77,21 @@ class ChoiceCache:
         return self._choices.get(key)
 
     def measure(self, key: str, candidates: Sequence[LaunchConfig], trial: Trial) -> LaunchConfig:
-        """Time every candidate, remember the fastest; one that doesn't fit the device is skipped.
+        """Time every candidate, remember the fastest; one that this device or compiler can't have is skipped.
 
-        Raises RuntimeError when none of them runs.
+        Without memory to measure in it's the first, not remembered. Raises RuntimeError when none of them
+        runs.
         """
         timings: list[tuple[float, int]] = []
         failures: list[str] = []
         for index, candidate in enumerate(candidates):
             try:
                 timings.append((self._timer(partial(trial, candidate)), index))
-            except triton.runtime.errors.OutOfResources as error:
+            except torch.OutOfMemoryError:
+                return candidates[0]
+            except (TritonError, RuntimeError) as error:
+                if not isinstance(error, TritonError) and _COMPILER_FAILED not in str(error):
+                    raise
                 failures.append(f"{candidate}: {error}")
         if not timings:
             raise RuntimeError(f"no launch configuration of {key} fits this device: {'; '.join(failures)}")
@@ -96,7 +104,7 @@ class ChoiceCache:
         try:
             stored: dict[str, dict[str, Any]] = json.loads(self._path.read_text(encoding="utf-8"))
             return {key: LaunchConfig(**value) for key, value in stored.items()}
-        except FileNotFoundError:
+        except OSError:
             return {}
         except (ValueError, TypeError, AttributeError):
             # A damaged cache costs one more measurement, never a start.
@@ -109,21 +117,27 @@ class ChoiceCache:
             key: {"num_warps": value.num_warps, "num_stages": value.num_stages, "blocks": dict(value.blocks)}
             for key, value in sorted(self._choices.items())
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(payload, stream, indent=1)
-        os.replace(temporary, self._path)
+        # A folder that can't be written, in a locked container say, costs a measurement at every start.
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, suffix=".tmp")
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                json.dump(payload, stream, indent=1)
+            os.replace(temporary, self._path)
 
 
 _caches: dict[int, ChoiceCache] = {}
-_measuring: ContextVar[bool] = ContextVar("measuring", default=False)
+# Operations to be measured: None is none of them, no names are all.
+_measuring: ContextVar[tuple[str, ...] | None] = ContextVar("measuring", default=None)
 
 
 @contextlib.contextmanager
-def measuring() -> Iterator[None]:
-    """Within this block, a shape class seen for the first time is measured and remembered."""
-    token = _measuring.set(True)
+def measuring(*ops: str) -> Iterator[None]:
+    """Within this block, a shape class seen for the first time is measured and remembered.
+
+    Every candidate has to be compiled for it, which takes seconds each: with ``ops``, only theirs.
+    """
+    token = _measuring.set(ops)
     try:
         yield
     finally:
@@ -153,7 +167,8 @@ def choose(
     known = cache.get(key)
     if known is not None:
         return known
-    if not _measuring.get() or torch.cuda.is_current_stream_capturing():
+    ops = _measuring.get()
+    if ops is None or (ops and op not in ops) or torch.cuda.is_current_stream_capturing():
         return candidates[0]
     return cache.measure(key, candidates, make_trial())
 

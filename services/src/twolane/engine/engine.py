@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Below this many observed steps their shapes say little about the load.
 _ENOUGH_STEPS = 1000
+# Tokens of the longest step of the warm-up: more than any boundary between two forms of a kernel.
+_LONG_TOKENS = 512
 
 
 class Forward(Protocol):
@@ -172,6 +174,7 @@ class Engine:
         if self.ranks is not None:
             self.ranks.close()
 
+    @torch.inference_mode()
     def capture_graphs(self) -> int:
         """Captures graphs for the steps run so far, or a first guess; returns the device memory they took.
 
@@ -214,14 +217,31 @@ class Engine:
             torch.cuda.set_device(self.kv.device)
 
     def _warm_up(self) -> None:
-        """One small step, so that the first request does not pay for lazy initialisation."""
-        page_ids = self.pool.allocate(1)
-        greedy = SamplingParams(max_tokens=1, temperature=0.0)
-        sequence = Sequence("warm up", [0, 0], 2, greedy, page_ids=page_ids)
+        """Small steps, so that no request pays for lazy initialisation, on a GPU for no kernel's compiler."""
+        page_tokens, longest = self.fingerprint.page_tokens, self.fingerprint.max_model_len
+        self._rehearse([min(2, page_tokens)], 0)
+        if self.kv.is_cuda:
+            # A long prompt, then an answer behind it beside short prompts: by then all forms have run.
+            long = min(longest - 1, self.pool.free * page_tokens // 2, _LONG_TOKENS)
+            self._rehearse([long], 0)
+            self._rehearse([1, 2], long - 1)
+            self._rehearse([1], 0)
+
+    def _rehearse(self, chunks: list[int], computed: int) -> None:
+        """One step of rows with so many tokens, the first behind computed ones; each draws a token."""
+        sequences = []
         try:
-            self.step([Row(sequence, min(2, self.fingerprint.page_tokens), False)])
+            for number, chunk in enumerate(chunks):
+                length = chunk + (0 if number else computed)
+                greedy = SamplingParams(max_tokens=1, temperature=0.0)
+                page_ids = self.pool.allocate(-(-length // self.fingerprint.page_tokens))
+                sequence = Sequence("warm up", [0] * length, length, greedy, length - chunk, page_ids)
+                sequences.append(sequence)
+            rows = zip(sequences, chunks, strict=True)
+            self.step([Row(sequence, chunk, True) for sequence, chunk in rows])
         finally:
-            self.pool.release(page_ids)
+            for sequence in sequences:
+                self.pool.release(sequence.page_ids)
 
     def _check(self, row: Row) -> None:
         sequence = row.sequence

@@ -48,17 +48,22 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
-        """Runs once for compilation and tuning, then captures."""
+        """Runs once for compilation and to choose how decode attention is launched, then captures.
+
+        Other kernels take what was measured before or their default: their candidates would cost a start
+        more than they give.
+        """
         # Only a device has kernels to tune.
         from twolane.kernels import tuning
 
         side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side), tuning.measuring():
+        with torch.cuda.stream(side), tuning.measuring("paged_decode_attention"):
             compute()
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # What other threads ask of the device meanwhile, transfers say, is none of the graph's business.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = compute()
         return graph.replay, result
 
@@ -86,11 +91,18 @@ class GraphRunner:
         self._grid = Grid()
         self._captured: dict[Bucket, _Captured] = {}
 
-    def capture(self, grid: Grid, table_pages: int, page_tokens: int, device: torch.device) -> int:
-        """Records every bucket, the largest first so that the others find memory in the shared pool."""
+    def capture(self, grid: Grid, table_pages: int, kv: torch.Tensor) -> int:
+        """Records every bucket, the largest first so that the others find memory in the shared pool.
+
+        Args:
+            grid: the buckets.
+            table_pages: pages of the longest sequence.
+            kv: the pool [n_pages, n_layers, 2, n_kv_heads, page_tokens, head_dim].
+        """
         before = self._recorder.used_bytes()
         for bucket in sorted(grid.buckets, key=lambda bucket: -bucket.n_tokens):
-            static = StaticInputs(bucket, table_pages, page_tokens, device)
+            static = StaticInputs(bucket, table_pages, kv.shape[4], kv.device)
+            static.rehearse(kv.shape[0])
             replay, logits = self._recorder.record(partial(self._compute, static.inputs))
             self._captured[bucket] = _Captured(static, replay, logits)
         self._grid = grid
@@ -121,5 +133,5 @@ def nominal_costs(spec: ModelSpec, element_bytes: int, table_pages: int) -> Cost
         row_s=2 * head_weights / _PADDED_FLOPS_PER_S,
         fixed_bytes=_GRAPH_BYTES,
         token_bytes=per_token * element_bytes,
-        row_bytes=spec.vocab_size * element_bytes + table_pages * 4,
+        row_bytes=spec.vocab_size * element_bytes + 2 * table_pages * 4,
     )

@@ -38,7 +38,7 @@ class KernelForward:
     def __init__(self, model: Model, kv: torch.Tensor, max_model_len: int) -> None:
         """Takes the pool [n_pages, n_layers, 2, n_kv_heads, page_tokens, head_dim]; captures nothing yet."""
         self.observed = StepHistogram()
-        self._model = model
+        self._model, self._kv = model, kv
         self._n_kv_heads, self._page_tokens = kv.shape[3], kv.shape[4]
         self._table_pages = -(-max_model_len // self._page_tokens)
         self._pages = [(kv[:, layer, 0], kv[:, layer, 1]) for layer in range(kv.shape[1])]
@@ -52,7 +52,7 @@ class KernelForward:
         """Records a graph per bucket, replacing earlier ones; returns the device memory they took."""
         self._graphs = None
         self._graphs = GraphRunner(self.compute, recorder, gate)
-        return self._graphs.capture(grid, self._table_pages, self._page_tokens, self._model.device)
+        return self._graphs.capture(grid, self._table_pages, self._kv)
 
     def order(self, rows: Rows[Row]) -> list[int]:
         """The order in which to pack `rows`."""

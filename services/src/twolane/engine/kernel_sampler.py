@@ -12,7 +12,7 @@ from collections.abc import Sequence as Rows
 import torch
 
 from twolane.engine.logits import change, needs_change
-from twolane.engine.sampler import with_logprobs
+from twolane.engine.sampler import COLDEST, with_logprobs
 from twolane.engine.sequence import Sampled, Sequence
 from twolane.kernels.sampling import SamplingRows
 from twolane.kernels.sampling import sample as sample_kernel
@@ -34,9 +34,9 @@ def sample_on_device(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Sa
 def _rows(sequences: Rows[Sequence], device: torch.device) -> SamplingRows:
     """One upload per element type."""
     sampling = [sequence.sampling for sequence in sequences]
+    warm = [0.0 if s.greedy else max(s.temperature, COLDEST) for s in sampling]
     floats = torch.tensor(
-        [[s.temperature for s in sampling], [s.top_p for s in sampling], [s.min_p for s in sampling]],
-        dtype=torch.float32,
+        [warm, [s.top_p for s in sampling], [s.min_p for s in sampling]], dtype=torch.float32
     ).to(device)
     seeds = [_signed(s.seed) for s in sampling]
     integers = torch.tensor([seeds, [sequence.n_generated for sequence in sequences]]).to(device)

@@ -105,6 +105,8 @@ class Ranks:
             rank=settings.rank,
             world_size=settings.size,
             timeout=timedelta(seconds=settings.timeout_s),
+            # Without it NCCL guesses the device from the rank's number, and connects in the first step.
+            device_id=device if device.type == "cuda" else None,
         )
 
     @property

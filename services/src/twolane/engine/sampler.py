@@ -18,7 +18,7 @@ from twolane.engine.sequence import Sampled, Sequence
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 # Below this a temperature would overflow the scaled logits; the draw is as good as greedy there anyway.
-_COLDEST = 1e-5
+COLDEST = 1e-5
 # Nuclei larger than this many tokens are rare; those rows sort the whole vocabulary.
 _CANDIDATES = 1024
 
@@ -76,7 +76,7 @@ def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:
 
 
 def _scaled(logits: torch.Tensor, sequences: Rows[Sequence], rows: list[int]) -> torch.Tensor:
-    temperatures = _column([max(sequences[row].sampling.temperature, _COLDEST) for row in rows], logits)
+    temperatures = _column([max(sequences[row].sampling.temperature, COLDEST) for row in rows], logits)
     chosen = logits if len(rows) == logits.shape[0] else logits[rows]
     return chosen / temperatures
 
