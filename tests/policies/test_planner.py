@@ -126,6 +126,17 @@ def test_a_backlog_raises_prefill_at_equal_arrivals() -> None:
     assert counts[0] < counts[1]
 
 
+def test_answers_that_wait_are_work_that_passes() -> None:
+    """A crowd of short answers decodes in seconds: it needs few workers, not room for all at once."""
+    play = Play(Planner())
+    play.run(lambda _: 30.0, 60)
+    before = play.counts[DECODE][-1]
+    answers = DecodeLoad(180.0, 20_000.0, 200_000.0, 450.0, 450.0 * 10.0)
+    for _ in range(8):
+        play.step(traffic(30.0), decode=answers)
+    assert before <= play.counts[DECODE][-1] <= before + 2
+
+
 def test_a_worker_changes_its_role_before_a_pod_is_added() -> None:
     """Prefill is short while decode has workers to spare: a move, and no new pod."""
     planner = Planner()

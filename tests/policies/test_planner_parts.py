@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from tests.policies.planner_play import COST, PAIR, traffic, view
 from twolane.core.request import Lane
 from twolane.policies.planner_baselines import Hpa, QueueBlind
 from twolane.policies.planner_demand import Demand
-from twolane.policies.planner_forecast import Forecast
+from twolane.policies.planner_forecast import WAYS, Forecast, Tail
 from twolane.policies.planner_needs import Need, best_split, late_with, workers_within
 from twolane.policies.planner_settings import PlannerSettings
 from twolane.policies.planner_sizing import (
@@ -27,11 +29,15 @@ from twolane.policies.planner_view import DecodeLoad, LaneTraffic, PoolState
 PREFILL, DECODE = PAIR
 
 
-def _seen(demands: list[float]) -> Forecast:
+def _seen(demands: Iterable[float]) -> Forecast:
     forecast = Forecast()
     for demand in demands:
         forecast = forecast.observe(demand)
     return forecast
+
+
+def _tail(demands: Iterable[float]) -> Tail:
+    return _seen(demands).believed(0.05)[1]
 
 
 def test_a_step_is_followed_within_a_minute() -> None:
@@ -47,9 +53,24 @@ def test_a_ramp_is_foreseen_above_its_present_level() -> None:
     assert forecast.expected > 5.0 + 0.25 * 39
 
 
+def test_a_drifting_load_is_followed_fast_and_a_bursting_one_slowly() -> None:
+    """The way that needs the least room is believed."""
+    drifting = (10.0 + 8.0 * math.sin(number / 25.0) for number in range(400))
+    assert _seen(drifting).believed(0.05)[0].level_weight == WAYS[0][0]
+    dice = random.Random(1)
+    bursting = (25.0 if dice.random() < 0.1 else 4.0 for _ in range(400))
+    assert _seen(bursting).believed(0.05)[0].level_weight == WAYS[-1][0]
+
+
+def test_a_lull_does_not_make_later_peaks_look_larger() -> None:
+    """After a lull work is many times its forecast; what is remembered of it is how much more it was."""
+    ramp = [1.0] * 60 + [1.0 + 0.25 * number for number in range(24)] + [7.0] * 24
+    assert _tail(ramp).late(15.0) == 0.0
+
+
 def test_a_rough_load_leaves_more_work_without_workers_than_a_calm_one() -> None:
     """Of the same mean; the more workers there are, the less is left."""
-    calm, rough = _seen([10.0] * 400).tail(), _seen([6.0, 6.0, 6.0, 6.0, 26.0] * 80).tail()
+    calm, rough = _tail([10.0] * 400), _tail([6.0, 6.0, 6.0, 6.0, 26.0] * 80)
     assert calm.late(14.0) < rough.late(14.0)
     shares = [rough.late(float(work)) for work in range(1, 40)]
     assert shares == sorted(shares, reverse=True)
@@ -60,20 +81,20 @@ def test_a_rough_load_leaves_more_work_without_workers_than_a_calm_one() -> None
 def test_errors_of_long_ago_count_little() -> None:
     """An hour after a burst its work is hardly expected any more."""
     burst = [5.0] * 40 + [15.0] * 8
-    soon, later = _seen(burst + [5.0] * 12).tail(), _seen(burst + [5.0] * 200).tail()
+    soon, later = _tail(burst + [5.0] * 12), _tail(burst + [5.0] * 200)
     assert soon.late(6.6) > 5.0 * later.late(6.6)
 
 
 def test_workers_go_where_the_fewest_requests_are_late_for_it() -> None:
     """Of two pools with equal work the one whose work is less sure gets more; floors come first."""
-    sure, unsure = _seen([6.0] * 400).tail(), _seen([4.0, 4.0, 4.0, 4.0, 14.0] * 80).tail()
+    sure, unsure = _tail([6.0] * 400), _tail([4.0, 4.0, 4.0, 4.0, 14.0] * 80)
     needs = {PREFILL: Need(7, 6.0, unsure, 0.9), DECODE: Need(7, 6.0, sure, 0.9)}
     split = best_split(needs, 19)
     assert split[PREFILL] > split[DECODE] >= 7
     fewest = workers_within(needs, 0.02)
     assert late_with(needs, fewest) <= 0.02
     assert sum(workers_within(needs, 0.02, spare=0.1).values()) >= sum(fewest.values())
-    small = {PREFILL: Need(7, 6.0, unsure, 0.9), DECODE: Need(2, 1.0, _seen([1.0] * 400).tail(), 0.9)}
+    small = {PREFILL: Need(7, 6.0, unsure, 0.9), DECODE: Need(2, 1.0, _tail([1.0] * 400), 0.9)}
     assert best_split(small, 9) == {PREFILL: 7, DECODE: 2}
 
 
@@ -127,14 +148,17 @@ def test_a_decode_worker_is_bounded_by_pages_or_by_pace() -> None:
 
 
 def test_missed_targets_raise_care_and_an_hour_without_lowers_it() -> None:
-    """Misses beyond the goal in use; none while pods start."""
+    """Misses beyond the goal add to it, up to a most; where workers idle, misses have another cause."""
     bad = {Lane.LONG: LaneTraffic(100, 1e5, 1e5, judged=100, met=50), Lane.SHORT: LaneTraffic()}
     settings = PlannerSettings()
-    busy, starting = ({PREFILL: PoolState(1, 1, pending)} for pending in (0, 1))
+    busy, idle = ({PREFILL: PoolState(ready, ready)} for ready in (1, 400))
     demand = Demand.start(settings).observe(view(bad, busy), settings)
     careful = demand.observe(view(bad, busy), settings)
     assert careful.care > demand.care
-    assert demand.observe(view(bad, starting), settings).care <= demand.care
+    assert demand.observe(view(bad, idle), settings).care <= demand.care
+    for _ in range(60):
+        careful = careful.observe(view(bad, busy), settings)
+    assert careful.care == settings.care_most
     for _ in range(240):
         demand = demand.observe(view(traffic(7.0), busy), settings)
     assert demand.care < Demand.start(settings).care

@@ -24,7 +24,7 @@ from twolane.policies.roles import Group, Move, moves_between
 NORMAL_QUEUE_S = 0.5
 # Pause between two changes of role, and what one must spare, as a share of what may be late.
 MOVE_S = 15.0
-MOVE_GAIN = 0.1
+MOVE_GAIN = 0.5
 
 _GROUPS = {
     PoolKind.PREFILL: Group.BOTH,
@@ -112,9 +112,12 @@ class Planner:
         settings, forecast = self.settings, demand.forecasts[kind]
         usable = 1.0 if kind is PoolKind.DECODE else settings.fullness
         backlog = self._backlog(kind, view, demand, forecast.level)
-        present = max(forecast.level, forecast.expected) * settings.least_room / usable
-        floor = max(present, float(self._queues(kind, forecast.level, view, demand))) + backlog
-        return Need(max(1, math.ceil(floor - 1e-9)), forecast.level, forecast.tail(), usable, backlog)
+        way, tail = forecast.believed(demand.late_share)
+        usual = max(way.level, tail.expected) * settings.least_room / usable
+        # A steep rise shows in the fastest way first; it must at least be carried.
+        present = max(usual, forecast.level, forecast.expected)
+        floor = max(present, float(self._queues(kind, way.level, view, demand))) + backlog
+        return Need(max(1, math.ceil(floor - 1e-9)), way.level, tail, usable, backlog)
 
     def _queues(self, kind: PoolKind, work: float, view: PlannerView, demand: Demand) -> int:
         """Prefill workers under which few prompts wait too long, were this work to last."""
@@ -136,21 +139,32 @@ class Planner:
             )
             for lane in (Lane.SHORT, Lane.LONG)
         )
-        return prefill_workers(short, long, 1.0 - settings.goal) + math.ceil(work - here - 1e-9)
+        return prefill_workers(short, long, demand.late_share) + math.ceil(work - here - 1e-9)
 
     def _backlog(self, kind: PoolKind, view: PlannerView, demand: Demand, work: float) -> float:
         """Workers for what waits, unless those that serve end it before a new pod could."""
-        settings, lanes, pool = self.settings, _LANES[kind], view.pools[kind]
-        waiting_s = sum(view.waiting_s.get(lane, 0.0) for lane in lanes)
-        # A prompt that is computed waits no more, though its rest counts.
-        normal_s = max(NORMAL_QUEUE_S, *(demand.service_s[lane] for lane in lanes)) if lanes else 0.0
-        waiting_s = max(0.0, waiting_s - normal_s * max(1, pool.ready))
-        if view.held and not pool.ready:
-            waiting_s += view.held * max(demand.service_s.values())
+        settings, pool = self.settings, view.pools[kind]
+        waiting_s, within_s = self._waiting(kind, view, demand)
         spare = pool.ready - work
         if waiting_s <= 0.0 or (spare > 0.0 and waiting_s / spare <= settings.start_s):
             return 0.0
-        return waiting_s / settings.drain_s
+        return waiting_s / within_s
+
+    def _waiting(self, kind: PoolKind, view: PlannerView, demand: Demand) -> tuple[float, float]:
+        """Worker-seconds that wait beyond what is normal, and in how many seconds they should be done."""
+        settings, lanes, pool = self.settings, _LANES[kind], view.pools[kind]
+        if kind is PoolKind.DECODE:
+            # Answers run side by side: what takes long needs no more workers than hold all of it at once.
+            rate = demand.rate(view.cost, settings)
+            waiting_s = view.decode.waiting * demand.output_tokens / rate.tokens_per_s
+            return waiting_s, max(settings.drain_s, demand.output_tokens * rate.rows / rate.tokens_per_s)
+        waiting_s = sum(view.waiting_s.get(lane, 0.0) for lane in lanes)
+        # A prompt that is computed waits no more, though its rest counts.
+        normal_s = max(NORMAL_QUEUE_S, *(demand.service_s[lane] for lane in lanes))
+        waiting_s = max(0.0, waiting_s - normal_s * max(1, pool.ready))
+        if view.held and not pool.ready:
+            waiting_s += view.held * max(demand.service_s.values())
+        return waiting_s, settings.drain_s
 
     def _wishes(
         self, now_s: float, view: PlannerView, needs: Mapping[PoolKind, Need], memory: PlannerMemory
@@ -191,7 +205,9 @@ class Planner:
             if kind in here
         }
         workers = sum(sizes.values())
-        if workers < len(sizes) or now_s - memory.moved_s < MOVE_S:
+        # A worker that leaves decode ends its answers first and does little else meanwhile.
+        pause_s = max(MOVE_S, memory.demand.output_tokens * self.settings.tpot_s)
+        if workers < len(sizes) or now_s - memory.moved_s < pause_s:
             return (), memory
         best = best_split(here, workers)
         gain = late_with(here, sizes) - late_with(here, best)

@@ -29,10 +29,10 @@ VARIATION = (1.0, 4.0)
 JUDGED_S = 1800.0
 LEAST_JUDGED = 20.0
 # Growth of care, as a logarithm, by an hour with twice the misses allowed, and by one interval at most.
-CARE_PER_HOUR = 3.0
-MOST_STEP = 0.2
+CARE_PER_HOUR = 6.0
+MOST_STEP = 0.5
 # Below this share of use, misses have another cause than too few workers.
-IN_USE = 0.35
+IN_USE = 0.2
 # No more of the work may be left to chance, however calm it was.
 MOST_LATE = 0.3
 
@@ -71,7 +71,6 @@ class Demand:
         scatter_s: variance over mean of the work of an interval: how unequal prompts are and how they bunch.
         prompt_tokens: mean prompt.
         output_tokens: mean answer.
-        waiting: answers that waited for pages at the last view.
         judged: requests judged lately, faded; missed: those that missed a target.
         care: how much less than the goal allows may be left to chance, learned from missed targets.
         late_share: share of the work that may arrive while workers are too few.
@@ -82,7 +81,6 @@ class Demand:
     scatter_s: Mapping[Lane, float] = field(default_factory=lambda: dict.fromkeys(Lane, 0.0))
     prompt_tokens: float = FIRST_PROMPT_TOKENS
     output_tokens: float = FIRST_OUTPUT_TOKENS
-    waiting: float = 0.0
     judged: float = 0.0
     missed: float = 0.0
     care: float = 0.4
@@ -102,7 +100,7 @@ class Demand:
         learned = self._prompts(view)._lengths(view)._judge(view, settings)
         work = replace(learned.latest(view), decode=learned.held(view, settings))
         forecasts = {kind: one.observe(work.of(kind)) for kind, one in self.forecasts.items()}
-        return replace(learned, forecasts=forecasts, waiting=view.decode.waiting)
+        return replace(learned, forecasts=forecasts)
 
     def rate(self, cost: WorkerCost, settings: PlannerSettings) -> DecodeRate:
         """What a well filled decode worker does with answers of these lengths."""
@@ -136,16 +134,7 @@ class Demand:
         now_s = cost.decode.step_s(int(rows * each), int(rows))
         full_rows = fullest_rows(cost, each, settings.tpot_s)
         full_s = cost.decode.step_s(int(full_rows * each), int(full_rows))
-        held = load.running / full_rows * max(1.0, full_s / max(1e-9, now_s))
-        return held + self._waits(view, settings)
-
-    def _waits(self, view: PlannerView, settings: PlannerSettings) -> float:
-        """Workers for the answers that wait for pages, unless they are soon gone."""
-        waiting = view.decode.waiting
-        left = self.waiting - waiting
-        if waiting * settings.interval_s <= left * settings.start_s:
-            return 0.0
-        return waiting / fullest_rows(view.cost, self.prompt_tokens, settings.tpot_s)
+        return load.running / full_rows * max(1.0, full_s / max(1e-9, now_s))
 
     def _prompts(self, view: PlannerView) -> Demand:
         service, scatter = dict(self.service_s), dict(self.scatter_s)
@@ -176,8 +165,7 @@ class Demand:
         """Books kept and missed targets, and learns from them how careful to be.
 
         Care follows the sum of what was missed beyond the allowed, in hours' worth of what is allowed: an
-        hour without a miss takes away what an hour with twice the allowed misses had added. It grows only
-        while no pod is on its way, since misses then are what those pods will end.
+        hour without a miss takes away what an hour with twice the allowed misses had added.
         """
         fade = math.exp(-view.span_s / JUDGED_S)
         fresh = sum(traffic.judged for traffic in view.lanes.values())
@@ -189,8 +177,7 @@ class Demand:
             base = max(judged, LEAST_JUDGED * fresh)
             step = min(MOST_STEP, CARE_PER_HOUR * excess * JUDGED_S / (base * 3600.0))
         ready = sum(pool.ready for pool in view.pools.values())
-        pending = any(pool.pending for pool in view.pools.values())
-        if step > 0.0 and (pending or self.forecasts[PoolKind.MIXED].level < IN_USE * ready):
+        if step > 0.0 and self.forecasts[PoolKind.MIXED].level < IN_USE * ready:
             step = 0.0
         care = min(settings.care_most, max(settings.care_least, self.care * math.exp(step)))
         late_share = min(MOST_LATE, (1.0 - settings.goal) / care)
