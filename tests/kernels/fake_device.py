@@ -47,13 +47,17 @@ class FakeDevice:
         launches: in order; those of tuning trials are among them.
         forms: arguments of the compiler, one entry for each binary that is needed.
         waits: how often the host waited for the device.
+        side_waits: how often it waited for a stream beside the engine's.
         capturing: whether a graph is being recorded.
+        stream: where work goes now; None is the engine's stream.
     """
 
     launches: list[Launch] = field(default_factory=list)
     forms: dict[str, dict[str, Any]] = field(default_factory=dict)
     waits: int = 0
+    side_waits: int = 0
     capturing: bool = False
+    stream: _Stream | None = None
 
     def wait(self, *_arguments: object) -> None:
         """The host waits."""
@@ -64,6 +68,18 @@ class FakeDevice:
     def names(self, start: int = 0) -> list[str]:
         """Kernels launched since the launch number `start`."""
         return [launch.kernel for launch in self.launches[start:]]
+
+
+@dataclass(frozen=True)
+class _Stream:
+    device: FakeDevice
+
+    def wait_stream(self, _other: object) -> None:
+        """Order among streams is not followed here."""
+
+    def synchronize(self) -> None:
+        """The host waits for this stream alone."""
+        self.device.side_waits += 1
 
 
 class _Capture(TorchDispatchMode):
@@ -147,7 +163,8 @@ def _patches(device: FakeDevice, free_bytes: int) -> dict[str, Any]:
         if target.device != source.device:
             if device.capturing:
                 raise AssertionError("a copy from or to the host while a graph is captured")
-            device.waits += not non_blocking
+            if not non_blocking:
+                device.wait()
         return target
 
     def to_array(tensor: torch.Tensor) -> Any:
@@ -163,8 +180,15 @@ def _patches(device: FakeDevice, free_bytes: int) -> dict[str, Any]:
         finally:
             device.capturing = False
 
+    @contextlib.contextmanager
+    def on_stream(stream: _Stream) -> Iterator[None]:
+        before, device.stream = device.stream, stream
+        try:
+            yield
+        finally:
+            device.stream = before
+
     properties = SimpleNamespace(multi_processor_count=132, name="Fake", total_memory=free_bytes)
-    stream = SimpleNamespace(wait_stream=lambda _other: None, synchronize=device.wait)
     return {
         "torch.tensor": make_tensor,
         "torch.from_numpy": lambda array: without_contents(real_from_numpy(array)),
@@ -186,10 +210,10 @@ def _patches(device: FakeDevice, free_bytes: int) -> dict[str, Any]:
         "torch.cuda.mem_get_info": lambda *_: (free_bytes, free_bytes),
         "torch.cuda.synchronize": device.wait,
         "torch.cuda.is_current_stream_capturing": lambda: device.capturing,
-        "torch.cuda.Stream": lambda *_: stream,
+        "torch.cuda.Stream": lambda *_: _Stream(device),
         "torch.cuda.Event": lambda *_: SimpleNamespace(record=lambda: None, synchronize=lambda: None),
-        "torch.cuda.current_stream": lambda *_: stream,
-        "torch.cuda.stream": lambda _stream: contextlib.nullcontext(),
+        "torch.cuda.current_stream": lambda *_: device.stream or _Stream(device),
+        "torch.cuda.stream": on_stream,
         "torch.cuda.graph_pool_handle": lambda: (0, 0),
         "torch.cuda.CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
         "torch.cuda.graph": graph,

@@ -162,6 +162,9 @@ class Engine:
         self._use_device()
         while (batch := self.ranks.receive()) is not None:
             self._forward.run((), batch)
+            if self.kv.is_cuda:
+                # Launched is not completed: this rank's pages are read beside its steps.
+                torch.cuda.synchronize(self.kv.device)
             self.ranks.completed.advance()
 
     def keep_alive(self) -> None:

@@ -1,12 +1,15 @@
 """Pages in device memory: staged through pinned host memory, or copied by the receiver's device.
 
 Used by workers whose pool lies on a CUDA device. Transports see host buffers, as with a pool in host memory;
-one more copy each way runs at the bus's speed because the buffers are pinned.
+one more copy each way runs at the bus's speed because the buffers are pinned. Pages move on a stream of their
+own: on the engine's, the event loop would wait for whole steps.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,9 +30,13 @@ from twolane.transfer.transports import (
 )
 from twolane.v1 import transfer_pb2 as pb
 
+log = logging.getLogger(__name__)
+
 
 class DeviceStore:
     """A pool's pages as PageMemory, on any device.
+
+    What a step has written must be complete, on the device too, before its pages are asked for here.
 
     Attributes:
         n_layers: layers of a page.
@@ -40,6 +47,7 @@ class DeviceStore:
         """Takes the pool [n_pages, n_layers, 2, n_kv_heads, page_tokens, head_dim], contiguous."""
         self.n_layers = kv.shape[1]
         self.pages = kv.view(torch.uint8).view(kv.shape[0], self.n_layers, -1)
+        self._stream = torch.cuda.Stream(kv.device) if kv.is_cuda else None  # type: ignore[no-untyped-call]
 
     @property
     def page_bytes(self) -> int:
@@ -48,24 +56,36 @@ class DeviceStore:
 
     def source(self, page_ids: Sequence[int], layers: Layers) -> list[memoryview]:
         """See PageMemory: a pinned copy, complete on return."""
-        chosen = self._columns(layers).index_select(0, self._index(page_ids))
-        staged = self._staging(chosen.shape)
-        staged.copy_(chosen, non_blocking=True)
-        self._wait()
+        with self.moving():
+            chosen = self._columns(layers).index_select(0, self._index(page_ids))
+            staged = self._staging(chosen.shape)
+            staged.copy_(chosen, non_blocking=True)
         return [memoryview(staged.numpy().reshape(-1).data)]
 
     def target(self, page_ids: Sequence[int], layers: Layers) -> list[memoryview]:
         """See PageMemory: pinned memory, empty yet."""
-        staged = self._staging((len(page_ids), layers.count, self.pages.shape[2]))
+        with self.moving():
+            staged = self._staging((len(page_ids), layers.count, self.pages.shape[2]))
         return [memoryview(staged.numpy().reshape(-1).data)]
 
     def landed(self, page_ids: Sequence[int], layers: Layers, buffers: Sequence[memoryview]) -> None:
         """See PageMemory: copies to the device, complete on return."""
         (staged,) = buffers
-        data = torch.frombuffer(staged, dtype=torch.uint8).view(len(page_ids), layers.count, -1)
-        moved = data.to(self.pages.device, non_blocking=True)
-        self._columns(layers).index_copy_(0, self._index(page_ids), moved)
-        self._wait()
+        with self.moving():
+            data = torch.frombuffer(staged, dtype=torch.uint8).view(len(page_ids), layers.count, -1)
+            moved = data.to(self.pages.device, non_blocking=True)
+            self._columns(layers).index_copy_(0, self._index(page_ids), moved)
+
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[None]:
+        """What is done within runs on the pages' device beside the engine, and is complete behind it."""
+        if self._stream is None:
+            yield
+            return
+        # The stream's device becomes the current one: pinned memory would be tied to the first otherwise.
+        with torch.cuda.stream(self._stream):
+            yield
+            self._stream.synchronize()
 
     def _columns(self, layers: Layers) -> torch.Tensor:
         return self.pages[:, layers.first : layers.first + layers.count]
@@ -77,10 +97,6 @@ class DeviceStore:
         # The allocator keeps pinned blocks for the next run: pinning afresh would cost more than copying.
         return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=self.pages.is_cuda)
 
-    def _wait(self) -> None:
-        if self.pages.is_cuda:
-            torch.cuda.current_stream(self.pages.device).synchronize()
-
 
 def share_pool(pages: torch.Tensor) -> bytes:
     """What another process of the host needs to open a device pool."""
@@ -91,16 +107,17 @@ def share_pool(pages: torch.Tensor) -> bytes:
 
 
 def open_pool(shared: bytes) -> torch.Tensor:
-    """The bytes of a peer's device pool, one-dimensional.
+    """The bytes of a peer's device pool, one-dimensional, mapped into the current device's memory.
 
     Raises:
         Incompatible: it can't be opened from here.
     """
     try:
-        device, handle, size, offset, counter, counter_offset, event, event_sync = json.loads(shared)
+        # The peer's number of its device means nothing here: each process may see other ones.
+        _, handle, size, offset, counter, counter_offset, event, event_sync = json.loads(shared)
         torch.cuda.init()  # type: ignore[no-untyped-call]
         storage: Any = torch.UntypedStorage._new_shared_cuda(
-            device,
+            torch.cuda.current_device(),
             bytes.fromhex(handle),
             size,
             offset,
@@ -109,7 +126,7 @@ def open_pool(shared: bytes) -> torch.Tensor:
             bytes.fromhex(event),
             event_sync,
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise Incompatible(f"the peer's device memory can't be opened here: {error}") from error
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
@@ -152,7 +169,8 @@ class DevicePeerCodec:
         layer_bytes, size = store.pages.shape[2], store.page_bytes
         got, due = place.length_bytes * len(place.offsets), len(run.page_ids) * layers.count * layer_bytes
         check_size(run, "cuda", got, due)
-        theirs = self._peer(place.handle)
+        with store.moving():
+            theirs = self._peer(place.handle)
         start = layers.first * layer_bytes
         sources = [(offset - start) // size for offset in place.offsets]
         for offset, source in zip(place.offsets, sources, strict=True):
@@ -160,9 +178,11 @@ class DevicePeerCodec:
                 raise Incompatible("the run reaches past the end of the peer's pool")
         pool = theirs[: theirs.numel() // size * size].view(-1, store.n_layers, layer_bytes)
         part = slice(layers.first, layers.first + layers.count)
-        for source, target, n in joined(sources, list(run.page_ids)):
-            store.pages[target : target + n, part].copy_(pool[source : source + n, part], non_blocking=True)
-        store._wait()
+        with store.moving():
+            for source, target, n in joined(sources, list(run.page_ids)):
+                store.pages[target : target + n, part].copy_(
+                    pool[source : source + n, part], non_blocking=True
+                )
 
     def _peer(self, handle: bytes) -> torch.Tensor:
         if handle not in self._peers:
@@ -170,10 +190,16 @@ class DevicePeerCodec:
         return self._peers[handle]
 
 
-def device_codecs(store: DeviceStore) -> dict[pb.Transport.ValueType, TransportCodec]:
-    """The transports of a worker whose pages lie on a device."""
-    return {
+def device_codecs(
+    store: DeviceStore, share: Callable[[torch.Tensor], bytes] = share_pool
+) -> dict[pb.Transport.ValueType, TransportCodec]:
+    """The transports of a worker whose pages lie on a device; one that can't share memory does without."""
+    found: dict[pb.Transport.ValueType, TransportCodec] = {
         pb.TRANSPORT_GRPC: InlineCodec(store),
         pb.TRANSPORT_TCP: StreamCodec(store),
-        pb.TRANSPORT_CUDA_PEER: DevicePeerCodec(store),
     }
+    try:
+        found[pb.TRANSPORT_CUDA_PEER] = DevicePeerCodec(store, share)
+    except RuntimeError as error:
+        log.warning("pages go through the host: the device's memory can't be shared (%s)", error)
+    return found
