@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 _CELL = dict[str, Any]
 
 
-def summary(record: dict[str, Any], out: Path) -> str:
+def summary(record: dict[str, Any]) -> str:
     """Stages, then what each benchmark measured as far as it came."""
     lines = [
         f"# {record['device']}, {record['began']}",
@@ -21,10 +19,8 @@ def summary(record: dict[str, Any], out: Path) -> str:
     ]
     for stage in record["stages"]:
         lines += [f"- failed: `{name}`" for name in stage["failed_tests"]]
-        path = out / f"{stage['stage']}.json"
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            lines += _kernels(found) if "rows" in found else _shape(found)
+    for name, found in record["results"].items():
+        lines += _kernels(name, found) if "rows" in found else _shape(found)
     return "\n".join(lines) + "\n"
 
 
@@ -35,7 +31,7 @@ def _stage(stage: _CELL) -> Sequence[object]:
     return stage["stage"], stage["status"], seconds, counts.get("tests", ""), failed, stage["note"]
 
 
-def _kernels(found: _CELL) -> list[str]:
+def _kernels(stage: str, found: _CELL) -> list[str]:
     """Each kernel's share of the limit, beside its fastest peer's."""
     limits = found["ceilings"]
     copy, matmul = limits["copy_bytes_per_s"] / 1e9, limits["matmul_flops_per_s"] / 1e12
@@ -53,7 +49,8 @@ def _kernels(found: _CELL) -> list[str]:
             rows.append((row["op"], row["case"], f"{row['time_us']:.1f}", row["limit"], share, best))
     head = f"Share of the limit; here copies move {copy:.0f} GB/s, bf16 products reach {matmul:.0f} TFLOP/s."
     names = ("operation", "case", "µs", "limit", "share", "best peer")
-    return ["", "## Kernels", "", head, "", *_table(names, rows)]
+    failed = [f"- {line}" for line in found.get("failed", [])]
+    return ["", f"## {stage}", "", head, "", *_table(names, rows), *([""] if failed else []), *failed]
 
 
 def _shape(found: _CELL) -> list[str]:

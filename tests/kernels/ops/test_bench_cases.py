@@ -3,13 +3,17 @@ timing."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from twolane.kernels.bench.__main__ import all_cases, check, run_case
-from twolane.kernels.bench.case import TINY
+from twolane.kernels.bench.__main__ import Record, all_cases, check, run_case, run_cases
+from twolane.kernels.bench.case import TINY, CaseBuilder
 from twolane.kernels.bench.measure import Ceilings
 
 
@@ -42,17 +46,45 @@ def test_kernel_and_peers_are_timed_in_turn(device: torch.device) -> None:
     """One row per contender, the kernel first and alone with an error; the share is of the slower limit."""
     _, build = next(entry for entry in all_cases(TINY, device, torch.float32) if entry[0] == "silu_mul")
     case = build()
-    rows, right = run_case(case, _FixedTimer(), Ceilings(case.bytes_moved * 2e3, 1.0), 3)
-    assert right
+    rows, failed = run_case(case, _FixedTimer(), Ceilings(case.bytes_moved * 2e3, 1.0), 3)
+    assert not failed
     assert [row.contender for row in rows] == ["twolane", "torch"]
     assert [row.error is None for row in rows] == [False, True]
     assert all(abs(row.share - 0.5) < 1e-9 for row in rows)
 
 
+def test_what_fails_leaves_the_other_cases_alone(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case that can't be built, one with a peer that raises, then a good one; all of it is in the file."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Fake")
+
+    def broken(*_arguments: object) -> Any:
+        raise RuntimeError("no such thing\nand more")
+
+    op, build = next(entry for entry in all_cases(TINY, device, torch.float32) if entry[0] == "silu_mul")
+    good = build()
+    cases: list[CaseBuilder] = [
+        ("first", broken),
+        (op, lambda: replace(good, peers={"other": broken, **good.peers})),
+        (op, lambda: good),
+    ]
+    record = Record(Ceilings(1e12, 1e14), tmp_path / "b.json", ends_s=float("inf"))
+    run_cases(cases, _FixedTimer(), 1, record)
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert [row["contender"] for row in written["rows"]] == ["twolane", "torch"] * 2
+    assert written["failed"] == [
+        "first: RuntimeError: no such thing",
+        f"silu_mul, {good.label}, peer other: RuntimeError: no such thing",
+    ]
+    assert written["date"]
+    record.ends_s = 0.0
+    run_cases(cases, _FixedTimer(), 1, record)
+    assert record.failed[2:] == ["first: no time left"]
+
+
 def test_a_wrong_result_is_noticed(device: torch.device) -> None:
     """The check isn't blind: NaN, shifted values and infinities on one side all fail."""
-    from dataclasses import replace
-
     _, build = next(iter(all_cases(TINY, device, torch.float32)))
     case = build()
     for wrong in (float("nan"), float("inf"), 1.0):

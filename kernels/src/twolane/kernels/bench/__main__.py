@@ -1,16 +1,21 @@
 """Command line of the benchmarks: ``python -m twolane.kernels.bench [--op NAME] [--json PATH]``.
 
 Measures the device's ceilings, checks every kernel against its reference, tunes it, then times kernel and
-peers in interleaved rounds. Exits 2 without a CUDA device, 1 when a kernel's result is wrong.
+peers in interleaved rounds. A case that fails leaves the others alone. Exits 2 without a CUDA device, 1 when
+a kernel failed or its result is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -46,12 +51,17 @@ def check(case: Case) -> tuple[float, bool]:
     return float(error.max()), bool((error <= allowed).all())
 
 
-def run_case(case: Case, timer: Timer, ceilings: Ceilings, n_rounds: int) -> tuple[list[Row], bool]:
-    """Rows of the kernel and its peers, timed in turn within each round; and whether the kernel was right."""
+def run_case(case: Case, timer: Timer, ceilings: Ceilings, n_rounds: int) -> tuple[list[Row], list[str]]:
+    """Rows of the kernel and its peers, timed in turn within each round; and what went wrong, in words."""
     error, right = check(case)
-    contenders = {"twolane": case.run, **case.peers}
-    replays = {name: timer.capture(run) for name, run in contenders.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in contenders}
+    failed = [] if right else [f"{case.op}, {case.label}: wrong result, error {error}"]
+    replays = {"twolane": timer.capture(case.run)}
+    for name, run in case.peers.items():
+        try:
+            replays[name] = timer.capture(run)
+        except Exception as problem:
+            failed.append(f"{case.op}, {case.label}, peer {name}: {_first_line(problem)}")
+    rounds: dict[str, list[float]] = {name: [] for name in replays}
     for _ in range(n_rounds):
         for name, replay in replays.items():
             rounds[name].append(timer.round_s(replay))
@@ -59,26 +69,75 @@ def run_case(case: Case, timer: Timer, ceilings: Ceilings, n_rounds: int) -> tup
         make_row(case, name, times, ceilings, error if name == "twolane" else None)
         for name, times in rounds.items()
     ]
-    return rows, right
+    return rows, failed
 
 
-def write(path: Path, ceilings: Ceilings, rows: list[Row]) -> None:
-    """Writes device, versions, ceilings and rows as JSON."""
-    record = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "ceilings": asdict(ceilings),
-        "rows": [asdict(row) for row in rows],
-    }
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+def _first_line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"
+
+
+def run_cases(cases: Iterable[CaseBuilder], timer: Timer, n_rounds: int, record: Record) -> None:
+    """Runs case by case until none is left or the time is up; the record is written after each."""
+    for op, build in cases:
+        if record.is_over():
+            record.failed.append(f"{op}: no time left")
+            break
+        try:
+            case = build()
+            rows, failed = run_case(case, timer, record.ceilings, n_rounds)
+        except Exception as problem:
+            traceback.print_exc()
+            rows, failed = [], [f"{op}: {_first_line(problem)}"]
+        if rows:
+            print(table(rows, head=not record.rows), flush=True)
+        record.add(rows, failed)
+
+
+@dataclass
+class Record:
+    """What was measured so far.
+
+    Attributes:
+        path: where it is written as JSON after every case, so that whoever stops the run keeps it.
+        ends_s: when no further case begins, of time.monotonic.
+    """
+
+    ceilings: Ceilings
+    path: Path | None
+    ends_s: float
+    rows: list[Row] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.ends_s
+
+    def add(self, rows: list[Row], failed: list[str]) -> None:
+        """Takes up a case."""
+        self.rows += rows
+        self.failed += failed
+        if self.path is not None:
+            written = {
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "device": torch.cuda.get_device_name(),
+                "torch": torch.__version__,
+                "triton": triton.__version__,
+                "ceilings": asdict(self.ceilings),
+                "rows": [asdict(row) for row in self.rows],
+                "failed": self.failed,
+            }
+            self.path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the selected cases, print the table, write JSON if asked; return the exit status."""
+    began_s = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m twolane.kernels.bench", description=__doc__)
-    parser.add_argument("--op", default="", help="only operations whose name contains this")
+    parser.add_argument(
+        "--op", nargs="+", default=[""], help="only operations whose name contains one of these"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds per case")
+    parser.add_argument("--budget-s", type=float, default=math.inf, help="no case begins later than this")
     parser.add_argument("--json", type=Path, help="also write ceilings and rows to this file")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available() or launch.INTERPRETED:
@@ -93,24 +152,16 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, Triton {triton.__version__}")
     print(
         f"ceilings: copy {ceilings.copy_bytes_per_s / 1e9:.0f} GB/s,"
-        f" bf16 matmul {ceilings.matmul_flops_per_s / 1e12:.0f} TFLOP/s"
+        f" bf16 matmul {ceilings.matmul_flops_per_s / 1e12:.0f} TFLOP/s",
+        flush=True,
     )
-    rows: list[Row] = []
-    wrong: list[str] = []
-    for op, build in all_cases(FULL, device, torch.bfloat16):
-        if options.op not in op:
-            continue
-        case = build()
-        new_rows, right = run_case(case, timer, ceilings, options.rounds)
-        rows += new_rows
-        wrong += [] if right else [f"{case.op}, {case.label}: error {new_rows[0].error}"]
-        print(table(new_rows, head=len(rows) == len(new_rows)), flush=True)
-        if options.json is not None:
-            # After every case: whoever stops the run keeps what was measured.
-            write(options.json, ceilings, rows)
-    for line in wrong:
-        print(f"wrong result: {line}", file=sys.stderr)
-    return 1 if wrong else 0
+    record = Record(ceilings, options.json, began_s + options.budget_s)
+    cases = all_cases(FULL, device, torch.bfloat16)
+    chosen = ((op, build) for op, build in cases if any(word in op for word in options.op))
+    run_cases(chosen, timer, options.rounds, record)
+    for line in record.failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if record.failed else 0
 
 
 if __name__ == "__main__":
