@@ -109,6 +109,11 @@ node-check: $(VENV)/installed-dev ## tests of the whole product on real nodes (r
 node-images-check: $(VENV)/installed-dev ## the built images on a real node (root; TARGETS="control cpu" TAG=dev, as built by `make images`)
 	TWOLANE_TEST_TAG=$(TAG) TWOLANE_TEST_TARGETS="$(filter-out cuda,$(TARGETS))" $(BIN)/pytest -m images $(FLAGS)
 
+.PHONY: keda-check
+keda-check: $(VENV)/installed-dev ## pools scaled by KEDA and HPAs under real load (root; builds KEDA and Prometheus once, with Go)
+	@PYTHONPATH=. $(BIN)/python -m deploy.cluster build keda keda-adapter keda.yaml prometheus external-metrics
+	$(BIN)/pytest -m scalers -rP $(FLAGS)
+
 .PHONY: node-up
 node-up: $(VENV)/installed-dev ## a cluster with two real nodes on this machine, as root, to play with
 	@exec env PYTHONPATH=. $(BIN)/python -m deploy.cluster node-up

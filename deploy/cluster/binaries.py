@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.cluster import go_programs
+from deploy.cluster import go_programs, scaler_programs
 
 KUBERNETES = "1.34.4"
 ETCD = "3.6.5"
@@ -28,9 +28,12 @@ KWOK = "0.7.0"
 HELM = "3.19.2"
 COREDNS = "1.14.6"
 CERT_MANAGER = "1.19.0"
+KEDA = "2.20.2"
+PROMETHEUS = "0.314.0"
+EXTERNAL_METRICS = "1.36.0"
 
-# A cold build of kube-apiserver on two slow cores.
-BUILD_TIMEOUT_S = 1800
+# A cold build of KEDA, which has clients of every cloud, on two cores that others use too.
+BUILD_TIMEOUT_S = 5400
 KUBE_PROGRAMS = (
     "kube-apiserver",
     "kube-controller-manager",
@@ -73,7 +76,7 @@ def ensure(*names: str) -> dict[str, Path]:
     Raises:
         BuildError: Go is missing, or a build fails or takes longer than BUILD_TIMEOUT_S.
     """
-    return {name: _ensure(PROGRAMS[name]) for name in names}
+    return {name: _ensure((PROGRAMS | SCALERS)[name]) for name in names}
 
 
 def _ensure(program: Program) -> Path:
@@ -180,6 +183,35 @@ def _install(package: str, version: str) -> Callable[[Path], None]:
     return build
 
 
+def _unpacked(module: str, version: str, folder: Path) -> Path:
+    """A released module's own files, to be built as its authors do: with its own replacements."""
+    listed = json.loads(_go("mod", "download", "-json", f"{module}@v{version}", folder=Path("/")))
+    shutil.copytree(listed["Dir"], folder / "module", copy_function=shutil.copyfile)
+    # The module cache is read-only, folders too.
+    for path in [folder / "module", *(folder / "module").rglob("*")]:
+        path.chmod(0o755)
+    return folder / "module"
+
+
+def _released(module: str, version: str, package: str, *tags: str) -> Callable[[Path], None]:
+    def build(target: Path) -> None:
+        source = _unpacked(module, version, target.parent)
+        how = ("-mod=mod", *_LINK, f"-tags={','.join(tags)}")
+        _go("build", *how, "-o", str(target), package, folder=source)
+
+    return build
+
+
+def _keda_manifests(target: Path) -> None:
+    """What KEDA's authors install without its webhooks, as one file."""
+    source = _unpacked(_KEDA_MODULE, KEDA, target.parent)
+    command = [str(ensure("kubectl")["kubectl"]), "kustomize", str(source / "config" / "minimal")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        raise BuildError(f"`{' '.join(command)}` failed:\n{done.stderr[-2000:]}")
+    target.write_text(done.stdout, encoding="utf-8")
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -209,4 +241,31 @@ PROGRAMS: dict[str, Program] = {
     "pause": Program("pause", _digest(go_programs.PAUSE), _own_main(go_programs.PAUSE)),
     "helm": Program("helm", HELM, _install("helm.sh/helm/v3/cmd/helm", HELM)),
 }
-"""What `ensure` can build, by name."""
+"""What `ensure` can build, by name, and `build` builds by default."""
+
+_KEDA_MODULE = "github.com/kedacore/keda/v2"
+SCALERS: dict[str, Program] = {
+    "keda": Program("keda", KEDA, _released(_KEDA_MODULE, KEDA, "./cmd/operator")),
+    "keda-adapter": Program("keda-adapter", KEDA, _released(_KEDA_MODULE, KEDA, "./cmd/adapter")),
+    "keda.yaml": Program("keda.yaml", KEDA, _keda_manifests),
+    "prometheus": Program(
+        "prometheus",
+        PROMETHEUS,
+        # Its other ways to find what to read bring the clients of every cloud.
+        _released(
+            "github.com/prometheus/prometheus",
+            PROMETHEUS,
+            "./cmd/prometheus",
+            "remove_all_sd",
+            "enable_kubernetes_sd",
+        ),
+    ),
+    "external-metrics": Program(
+        "external-metrics",
+        f"{EXTERNAL_METRICS}-{_digest(scaler_programs.EXTERNAL_METRICS)}",
+        _own_main(
+            scaler_programs.EXTERNAL_METRICS, f"sigs.k8s.io/custom-metrics-apiserver@v{EXTERNAL_METRICS}"
+        ),
+    ),
+}
+"""What else it can: scalers and what they ask, which take longer to build than all the rest."""

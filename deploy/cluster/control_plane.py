@@ -26,6 +26,7 @@ CALL_TIMEOUT_S = 30.0
 # Known to loopback alone, for the minutes of a test.
 _ADMIN_TOKEN = "admin-of-a-throwaway-cluster"
 _ADMIN = "twolane-test-admin"
+_PROXY = "aggregator"
 # Of its clients only the one under test shall be what a test waits for.
 _UNHURRIED: dict[str, Any] = {"kube-api-qps": 500, "kube-api-burst": 1000}
 BRAIN = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -115,6 +116,10 @@ class ControlPlane:
         key = folder / "service-accounts.key"
         done = ["openssl", "genrsa", "-out", str(key), "2048"]
         subprocess.run(done, check=True, capture_output=True, timeout=CALL_TIMEOUT_S)
+        # Shows servers of further APIs that it is the API server who asks; signed by itself, trusted as such.
+        proof = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", f"/CN={_PROXY}"]
+        proof += ["-keyout", str(folder / "aggregator.key"), "-out", str(folder / "aggregator.crt")]
+        subprocess.run(["openssl", *proof], check=True, capture_output=True, timeout=CALL_TIMEOUT_S)
         self._write_kubeconfig(self.kubeconfig, _ADMIN_TOKEN)
         for name in nodes:
             self._write_kubeconfig(self.kubeconfig_of(name), _node_token(name))
@@ -198,6 +203,15 @@ class ControlPlane:
             "service-cluster-ip-range": self._place.services,
             # An address of loopback is none that pods could use.
             "endpoint-reconciler-type": "master-count" if self._place.nodes else "none",
+            "proxy-client-cert-file": self._folder / "aggregator.crt",
+            "proxy-client-key-file": self._folder / "aggregator.key",
+            "requestheader-client-ca-file": self._folder / "aggregator.crt",
+            "requestheader-allowed-names": _PROXY,
+            "requestheader-username-headers": "X-Remote-User",
+            "requestheader-group-headers": "X-Remote-Group",
+            "requestheader-extra-headers-prefix": "X-Remote-Extra-",
+            # There is no kube-proxy where it runs.
+            "enable-aggregator-routing": "true",
             "enable-priority-and-fairness": "true",
             "watch-cache": "true",
         }

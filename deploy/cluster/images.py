@@ -68,10 +68,20 @@ def compiled_folder() -> Path:
 
 def write_pause(path: Path, program: Path) -> None:
     """The image that holds a pod's namespaces: one static program."""
-    with_program = io.BytesIO()
-    with tarfile.open(fileobj=with_program, mode="w") as layer:
-        layer.add(program, "pause", filter=_plain)
-    _write(path, PAUSE, with_program.getvalue(), {"Entrypoint": ["/pause"]})
+    _write(path, PAUSE, _one_program(program), {"Entrypoint": [f"/{program.name}"]})
+
+
+def write_program(path: Path, reference: str, program: Path) -> None:
+    """The image of one static program, which lies in its root folder."""
+    config = {"Entrypoint": [f"/{program.name}"], "User": str(_USER)}
+    _write(path, reference, _one_program(program), config)
+
+
+def _one_program(program: Path) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as layer:
+        layer.add(program, program.name, filter=_plain)
+    return content.getvalue()
 
 
 def write_product(path: Path, reference: str) -> None:

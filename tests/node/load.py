@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -40,11 +41,20 @@ class Answered:
     slowest_s: float = 0.0
 
 
+def usual_prompt(turn: int) -> str:
+    """A few short ones in turn."""
+    return PROMPTS[turn % len(PROMPTS)]
+
+
 class Load:
     """Some clients that ask again and again while the `with` block runs."""
 
-    def __init__(self, url: str, model: str, clients: int = 3) -> None:
+    def __init__(
+        self, url: str, model: str, clients: int = 3, prompts: Callable[[int], str] = usual_prompt
+    ) -> None:
+        """`prompts`: the prompt of a turn; clients begin at different ones."""
         self.seen = Answered()
+        self._prompts = prompts
         self._url, self._model = url, model
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -90,7 +100,7 @@ class Load:
         turn = number
         with client:
             while not self._over.is_set():
-                self._ask(client, PROMPTS[turn % len(PROMPTS)])
+                self._ask(client, self._prompts(turn))
                 turn += 1
 
     def _ask(self, client: openai.OpenAI, prompt: str) -> None:

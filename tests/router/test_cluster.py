@@ -9,11 +9,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
 from tests.router.scripted_cluster import ANSWER, ScriptedBroker, ScriptedCluster, tiny_fingerprint
 from tests.router.test_streaming import CHAT
 from twolane.core.prefix import page_hashes
 from twolane.v1 import broker_pb2, types_pb2, worker_pb2
+
+EXAMPLE = (Path(__file__).parents[2] / "deploy" / "autoscaling" / "keda-direct.yaml").read_text("utf-8")
 
 
 async def ask(http: aiohttp.ClientSession, **fields: Any) -> str:
@@ -229,10 +232,10 @@ async def test_what_waits_is_shown_by_lane_over_all_workers(
     cluster: ScriptedCluster, http: aiohttp.ClientSession
 ) -> None:
     """Scalers ask any one router for it: one that saw only its own part would tell them less."""
-    for name, short_s, long_s in (("p0", 0.5, 2.0), ("p1", 0.25, 4.0)):
-        worker = await cluster.add_worker(name, types_pb2.ROLE_PREFILL)
-        await cluster.until(lambda worker=worker: bool(worker.hellos))
-        worker.report(worker_pb2.Load(waiting_short_s=short_s, waiting_long_s=long_s))
+    workers = [await cluster.add_worker(name, types_pb2.ROLE_PREFILL) for name in ("p0", "p1")]
+    await cluster.until(lambda: all(worker.hellos for worker in workers))
+    workers[0].report(worker_pb2.Load(waiting_short_s=0.5, waiting_long_s=2.0))
+    workers[1].report(worker_pb2.Load(waiting_short_s=0.25, waiting_long_s=4.0))
     name = "twolane_router_prefill_waiting_seconds"
 
     def waits(lane: str, seconds: float) -> bool:
@@ -240,7 +243,11 @@ async def test_what_waits_is_shown_by_lane_over_all_workers(
 
     await cluster.until(lambda: waits("short", 0.75) and waits("long", 6.0))
     async with http.get("/metrics") as response:
-        assert f'{name}{{lane="long"}} 6.0' in await response.text()
+        text = await response.text()
+    # KEDA looks for these very words.
+    words = [trigger["metadata"]["valueLocation"] for trigger in yaml.safe_load(EXAMPLE)["spec"]["triggers"]]
+    assert words == [f'{name}{{lane="{lane}"}}' for lane in ("short", "long")]
+    assert all(f"\n{value} " in text for value in words)
 
 
 async def test_a_worker_of_an_unknown_kind_is_refused_and_the_others_serve(
