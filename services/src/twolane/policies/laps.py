@@ -93,8 +93,13 @@ class Laps:
 
     @staticmethod
     def _run_long(moment: Moment, chunks: tuple[Chunk, ...], view: PrefillView) -> PrefillDecision:
-        measured = moment.memory.measured.dispatched(chunks, view.waiting)
-        return PrefillDecision(chunks, memory=replace(moment.memory, measured=measured, short_run=0))
+        memory = replace(
+            moment.memory,
+            measured=moment.memory.measured.dispatched(chunks, view.waiting),
+            short_run=0,
+            postponed=moment.memory.postponed.started([chunk.request_id for chunk in chunks]),
+        )
+        return PrefillDecision(chunks, memory=memory)
 
     # When short prompts are due
 

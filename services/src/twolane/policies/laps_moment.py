@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from twolane.core.request import Lane
 from twolane.policies.cost import Load, PrefillCost
@@ -15,6 +15,7 @@ from twolane.policies.due_order import Due, due_order
 from twolane.policies.fcfs_clock import FcfsClock, Steps
 from twolane.policies.lanes import fitted_boundary
 from twolane.policies.measured import MeasuredCost
+from twolane.policies.postponed import Postponed
 from twolane.policies.prefill import PrefillView, WaitingPrefill
 from twolane.policies.settings import PrefillSettings
 from twolane.policies.wait_depth import ShortArrivals, WaitDepth
@@ -36,6 +37,7 @@ class LapsMemory:
         arrivals: estimated rate of short prompts.
         depth: target depth of a short batch.
         clock: what fcfs would do with the same prompts.
+        postponed: the few long prompts that may end later than that.
     """
 
     measured: MeasuredCost
@@ -44,6 +46,7 @@ class LapsMemory:
     arrivals: ShortArrivals = field(default_factory=ShortArrivals)
     depth: WaitDepth = field(default_factory=WaitDepth)
     clock: FcfsClock = field(default_factory=FcfsClock)
+    postponed: Postponed = field(default_factory=Postponed)
 
 
 @dataclass(slots=True)
@@ -92,8 +95,12 @@ def moment_of(settings: PrefillSettings, now_s: float, view: PrefillView) -> Mom
     longs = [prompt for prompt in waiting if prompt.lane is Lane.LONG]
     steps = Steps(cost, settings.max_batch_tokens, settings.long_chunk_tokens)
     clock = memory.clock.after(now_s, waiting, steps)
-    memory = LapsMemory(
-        measured, boundary, memory.short_run, memory.arrivals.after(shorts), memory.depth, clock
+    memory = replace(
+        memory,
+        measured=measured,
+        boundary_tokens=boundary,
+        arrivals=memory.arrivals.after(shorts),
+        clock=clock,
     )
     moment = Moment(now_s, shorts, longs, cost, memory)
     short_work_s = cost.work_s(Load.of(shorts))
@@ -136,7 +143,7 @@ def _dues(settings: PrefillSettings, moment: Moment) -> list[Due]:
     constant_s, late = cost.heavy_constant_s, 1.0 + settings.tail_slack
     # Short prompts that come meanwhile take their share.
     stretch = 1.0 / (1.0 - clock.shares.short)
-    found = []
+    found, services_s = [], []
     for prompt in moment.longs:
         arrival_s = prompt.arrival_s
         start_s = arrival_s - head_start_s(settings, prompt) if prompt.priority else arrival_s
@@ -144,11 +151,46 @@ def _dues(settings: PrefillSettings, moment: Moment) -> list[Due]:
         due_s *= BUDGET_SHARE
         fcfs_s = dates_s[prompt.request_id] - arrival_s if reorder else 0.0
         new, held = prompt.uncached_tokens, prompt.cached_tokens
-        service_s = (constant_s + pair_s * new * (new + 2 * held) + token_s * new + held_s * held) * stretch
+        service_s = constant_s + pair_s * new * (new + 2 * held) + token_s * new + held_s * held
+        services_s.append(service_s)
         if fcfs_s > due_s:
             first_s, last_s = due_s, late * fcfs_s
         else:
             first_s, last_s = fcfs_s, max(fcfs_s, min(due_s, TAIL_SPARE * fcfs_s))
         first_s, last_s = start_s + min(first_s, limit_s), start_s + min(last_s, limit_s)
-        found.append(Due(service_s, first_s, last_s, fcfs_s > due_s))
+        found.append(Due(service_s * stretch, first_s, last_s, fcfs_s > due_s))
+    if reorder and settings.postpone_share > 0.0:
+        _postpone(settings, moment, found, services_s)
     return found
+
+
+def _postpone(settings: PrefillSettings, moment: Moment, dues: list[Due], services_s: list[float]) -> None:
+    """Gives the largest prompts a late last date, within the budget; one past its own is late for good.
+
+    It counts as late then, whatever follows, so all others go first, up to the late date.
+    """
+    longs, share, limit_s = moment.longs, settings.postpone_share, settings.long_age_limit_s
+    late = 1.0 + settings.tail_slack
+    postponed = moment.memory.postponed.after(longs, services_s, share)
+    gone = []
+    for position in postponed.candidates(longs, services_s, share):
+        prompt, due = longs[position], dues[position]
+        fcfs_s = moment.memory.clock.dates_s[prompt.request_id] - prompt.arrival_s
+        if moment.now_s + services_s[position] > prompt.arrival_s + min(late * fcfs_s, limit_s):
+            gone.append(prompt.request_id)
+        else:
+            last_s = max(due.last_s, _latest_s(settings, moment, prompt))
+            dues[position] = due._replace(last_s=last_s, is_deadline=True)
+    postponed = postponed.postpone(gone)
+    for position, prompt in enumerate(longs if postponed.gone_ids else ()):
+        if prompt.request_id in postponed.gone_ids:
+            last_s = max(dues[position].last_s, _latest_s(settings, moment, prompt))
+            dues[position] = Due(dues[position].service_s, last_s, last_s, is_deadline=False)
+    moment.memory = replace(moment.memory, postponed=postponed)
+
+
+def _latest_s(settings: PrefillSettings, moment: Moment, prompt: WaitingPrefill) -> float:
+    """The date of a postponed prompt, which stands whatever else is given up."""
+    fcfs_s = moment.memory.clock.dates_s[prompt.request_id] - prompt.arrival_s
+    latest_s = min(settings.postpone_factor * fcfs_s, settings.postpone_limit_s)
+    return prompt.arrival_s - head_start_s(settings, prompt) + latest_s

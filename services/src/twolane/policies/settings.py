@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from twolane.core.errors import ConfigError
 
 # Settings without a unit that may be 0.
-FROM_ZERO = ("tail_slack", "short_weight", "short_share", "short_share_late")
+FROM_ZERO = ("tail_slack", "postpone_share", "short_weight", "short_share", "short_share_late")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,10 @@ class PrefillSettings:
         long_chunk_least_s: seconds a chunk of a long prompt takes at least.
         reorder_long: whether laps orders long prompts by deadlines and by the times of fcfs; else by arrival.
         tail_slack: share by which a long prompt that can't meet its deadline may end later than under fcfs.
+        postpone_share: share of long prompts, the largest, that may end later than the tail of fcfs when that
+            keeps deadlines of others; 0 for none.
+        postpone_factor: such a prompt ends by this many times its time under fcfs (or the lane's tail).
+        postpone_limit_s: and is overtaken by none that arrived this much later.
         repay_s: seconds of idle time after which work that laps is behind fcfs should be repaid.
         short_share: share of the time under fcfs for which short prompts gather when laps is behind.
         short_share_late: the same while long prompts end later than under fcfs.
@@ -74,6 +78,9 @@ class PrefillSettings:
     long_chunk_least_s: float = 0.04
     reorder_long: bool = True
     tail_slack: float = 0.1
+    postpone_share: float = 0.009
+    postpone_factor: float = 8.0
+    postpone_limit_s: float = 240.0
     repay_s: float = 0.15
     short_share: float = 0.5
     short_share_late: float = 0.75
