@@ -164,7 +164,10 @@ def test_equal_long_prompts_go_in_order_of_arrival() -> None:
 
 
 def test_under_overload_more_deadlines_are_met_than_by_fcfs_and_the_tail_stays() -> None:
-    """Those that can still make it go first; those given up end when fcfs's slowest would, about."""
+    """Those that can still make it go first; those given up end when fcfs's slowest would, about.
+
+    All but the two of 250 that may be postponed, and these within their factor.
+    """
     sizes = [1500 + 500 * (i % 3) for i in range(250)]
     arrivals_s = [0.035 * i for i in range(250)]
     prompts = [
@@ -178,7 +181,8 @@ def test_under_overload_more_deadlines_are_met_than_by_fcfs_and_the_tail_stays()
 
     ours, fcfs = times_s(_Trained(SETTINGS)), times_s(Fcfs(SETTINGS))
     assert sum(took_s <= 1.0 for took_s in ours) >= 1.5 * sum(took_s <= 1.0 for took_s in fcfs)
-    assert max(ours) <= 1.1 * max(fcfs)
+    assert sorted(ours)[-3] <= 1.1 * max(fcfs)
+    assert max(ours) <= SETTINGS.postpone_factor * max(fcfs)
 
 
 @settings(max_examples=30, deadline=None)

@@ -41,12 +41,15 @@ class Laps:
     A short prompt gathers behind no chunk that would end after it is due, by its deadline or short_budget_s
     after its arrival, and a late one behind none at all, save for the chunk that ends a run of short batches.
 
+    Few of the largest long prompts, postpone_share of all, may be `postponed` where that keeps deadlines of
+    others: they are due at postpone_factor times their time under fcfs (or the lane's tail).
+
     Bound. While a long prompt waits the worker never idles, and at most short_batches_per_long short
-    batches run between two chunks of long prompts. Let A = long_age_limit_s, k = short_batches_per_long,
-    S the longest short batch (short_batch_tokens tokens, depth_max prompts), L the longest chunk
-    (long_chunk_max_tokens), B the longer of both, and W the uncached tokens of each long prompt that
-    waits or arrives up to A later (2A for those with a priority), the prompt itself included. Then it ends
-    within
+    batches run between two chunks of long prompts. Let A = long_age_limit_s, for the few that are postponed
+    the longer of it and postpone_limit_s, k = short_batches_per_long, S the longest short batch
+    (short_batch_tokens tokens, depth_max prompts), L the longest chunk (long_chunk_max_tokens), B the longer
+    of both, and W the uncached tokens of each long prompt that waits or arrives up to A later (another
+    long_age_limit_s for those with a priority), the prompt itself included. Then it ends within
 
         B + C · (k·S + L),    C = Σ ⌈2W / long_chunk_min_tokens⌉
 
