@@ -209,18 +209,19 @@ def _decode() -> list[_Family]:
 
 def _prefill(arch: int) -> list[_Family]:
     types, shape = _ATTENTION_TYPES, _ATTENTION_SHAPE
-    configs = paged_prefill_attention.candidates(_HEAD_DIM, 2, 8192, arch)
+    configs = paged_prefill_attention.candidates(_HEAD_DIM, 2, 8192, arch, wide=True)
+    narrow = paged_prefill_attention.candidates(_HEAD_DIM, 2, 8192, arch)
     short = paged_prefill_attention.candidates(_HEAD_DIM, 2, 64, arch)[:1]
     budget = Budget(255, 227 * 1024, {80: ("HMMA", "LDGSTS"), 90: ("HGMMA", "LDGSTS")})
     kernel, name = paged_prefill_attention._prefill_kernel, "paged_prefill_attention"
     shape = {**shape, "BY_DESCRIPTOR": 0}
     described: list[_Family] = []
     if arch >= 90:
-        block_n = configs[0].blocks["BLOCK_N"]
+        block_n = narrow[0].blocks["BLOCK_N"]
         pages = dict.fromkeys(
             ("k_pages_ptr", "v_pages_ptr"), f"tensordesc<bf16[1, 1, {block_n}, {_HEAD_DIM}]>"
         )
-        options = paged_prefill_attention.by_descriptor(configs, block_n)
+        options = paged_prefill_attention.by_descriptor(narrow, block_n)
         wide_pages = {**shape, "PAGE_TOKENS": 4 * _PAGE_TOKENS}
         tensor_memory = Budget(255, 227 * 1024, {90: ("HGMMA", "UTMALDG")})
         described = [(f"{name}, descriptor", kernel, {**types, **pages}, wide_pages, options, tensor_memory)]
@@ -228,7 +229,8 @@ def _prefill(arch: int) -> list[_Family]:
         *described,
         (name, kernel, types, shape, configs, budget),
         (f"{name}, short", kernel, types, shape, short, budget),
-        (f"{name}, window", kernel, types, {**shape, "WINDOW": 4096}, configs[:1], budget),
+        (f"{name}, short context", kernel, types, shape, narrow[:1], budget),
+        (f"{name}, window", kernel, types, {**shape, "WINDOW": 4096}, narrow[:1], budget),
     ]
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 # Below this many observed steps their shapes say little about the load.
 _ENOUGH_STEPS = 1000
-# Tokens of the longest step of the warm-up: more than any boundary between two forms of a kernel.
-_LONG_TOKENS = 512
+# Tokens of the warm-up's prompts, on both sides of the boundaries between two forms of a kernel.
+_LONG_TOKENS = (512, 2048)
 
 
 class Forward(Protocol):
@@ -224,10 +224,11 @@ class Engine:
         page_tokens, longest = self.fingerprint.page_tokens, self.fingerprint.max_model_len
         self._rehearse([min(2, page_tokens)], 0)
         if self.kv.is_cuda:
-            # A long prompt, then an answer behind it beside short prompts: by then all forms have run.
-            long = min(longest - 1, self.pool.free * page_tokens // 2, _LONG_TOKENS)
-            self._rehearse([long], 0)
-            self._rehearse([1, 2], long - 1)
+            # Prompts of all sizes that kernels tell apart, then an answer behind one beside a short prompt.
+            room = min(longest - 1, self.pool.free * page_tokens // 2)
+            for tokens in _LONG_TOKENS:
+                self._rehearse([min(room, tokens)], 0)
+            self._rehearse([1, 2], min(room, _LONG_TOKENS[0]) - 1)
             self._rehearse([1], 0)
 
     def _rehearse(self, chunks: list[int], computed: int) -> None:
