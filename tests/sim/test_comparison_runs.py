@@ -11,7 +11,7 @@ import pytest
 from twolane.core.errors import InvalidRequest
 from twolane.sim.compare import METRICS, POLICIES, Cell, Group, Plan, default_settings, summary_rows
 from twolane.sim.comparison_runs import FILE, RunBook, run_plan
-from twolane.sim.comparison_tables import rival_table, target_table
+from twolane.sim.comparison_tables import bound_table, rival_table, target_table
 from twolane.sim.workloads import mix_workloads
 
 PLAN = Plan(
@@ -96,3 +96,15 @@ def test_missed_targets_are_bold_and_rivals_counted() -> None:
     assert "**1.00 (1.00–1.00)** | 20.0%" in line
     counts = rival_table(cells, "laps").splitlines()[-1]
     assert counts == "| fcfs | 1 / 0 / 0 | 0 / 1 / 0 | 0 / 0 / 1 | 0 / 1 / 0 |"
+
+
+def test_rivals_with_fewer_misses_are_told_apart_by_their_long_tail() -> None:
+    """One within the bound is listed as a loss; one beyond it and one with more misses only count."""
+    cells = [_cell("fcfs", 0.2, 1.0), _cell("laps", 0.1, 1.0)]
+    cells += [_cell("sjf", 0.05, 1.5), _cell("hrrn", 0.08, 1.05)]
+    table = bound_table(summary_rows(cells), "laps")
+    assert "| fcfs | 0 | 0 | 0 | 1 | 1 |" in table
+    assert "| sjf | 1 | 0 | 1: ×1.50, ×1.50 | 0 | 0 |" in table
+    assert "| hrrn | 1 | 1 | 0 | 0 | 0 |" in table
+    assert table.splitlines()[-1] == "| hrrn | mix80 | 90% | 8.0% | ×1.05 | 10.0% | ×1.00 |"
+    assert table.count("| mix80 |") == 1

@@ -63,7 +63,7 @@ class Postponed:
         """Positions of the largest prompts that the budget suffices for."""
         if self.credit < 1.0:
             return []
-        least_s = self.services.quantile(1.0 - GIANTS * share)
+        least_s = self.services.quantile(max(0.0, 1.0 - GIANTS * share))
         large = [
             (seconds, -position)
             for position, seconds in enumerate(services_s)

@@ -30,7 +30,13 @@ from twolane.sim.compare import (
     summary_rows,
 )
 from twolane.sim.comparison_runs import RunBook, processors, run_plan
-from twolane.sim.comparison_tables import compact_json, comparison_tables, rival_table, target_table
+from twolane.sim.comparison_tables import (
+    bound_table,
+    compact_json,
+    comparison_tables,
+    rival_table,
+    target_table,
+)
 from twolane.sim.plots import by_load
 from twolane.sim.profile_file import BUILT_IN, DEFAULT
 from twolane.sim.progress import shown_progress
@@ -265,7 +271,10 @@ def _save_comparison(folder: Path, plan: Plan, cells: list[Cell]) -> None:
     (folder / "comparison.json").write_bytes(compact_json(rows))
     (folder / "tables.md").write_text(comparison_tables(rows), encoding="utf-8")
     ours = [name for name in ("laps", "+adaptive") if any(row["policy"] == name for row in rows)]
-    text = "\n".join(target_table(rows, name) + "\n" + rival_table(cells, name) for name in ours)
+    text = "\n".join(
+        "\n".join([target_table(rows, name), rival_table(cells, name), bound_table(rows, name)])
+        for name in ours
+    )
     (folder / "targets.md").write_text(text, encoding="utf-8")
     for name in dict.fromkeys(cell.workload for cell in cells):
         (folder / f"{name}.svg").write_text(by_load(rows, name, PANELS), encoding="utf-8")

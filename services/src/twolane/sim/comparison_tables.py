@@ -149,6 +149,62 @@ def _count(counts: Mapping[str, list[int]], ours: Cell, theirs: Cell) -> None:
             counts[metric][0 if mine < other - slack else 2 if mine > other + slack else 1] += 1
 
 
+# Policies with this name have no separate pools.
+COLOCATED = "colocated"
+BOUND_HEADER = (
+    "| rival | fewer misses | of these with its long TTFT p99 at most ×1.1 of fcfs | beyond: cells, "
+    "median and largest ratio | more misses, its long p99 at most ×1.1 | more misses, all |\n"
+    + "| --- " * 6
+    + "|"
+)
+
+
+def bound_table(rows: Sequence[Row], policy: str) -> str:
+    """In how many cells each rival in separate pools has fewer misses, and in how many it keeps fcfs's tail.
+
+    Also lists those where it does: there the policy loses.
+    """
+    ours = {(row["workload"], row["load"]): row for row in rows if row["policy"] == policy}
+    lines, losses = [], []
+    for rival in dict.fromkeys(row["policy"] for row in rows):
+        pairs = [
+            (row, ours[row["workload"], row["load"]])
+            for row in rows
+            if row["policy"] == rival and (row["workload"], row["load"]) in ours
+        ]
+        fewer = [(row, our) for row, our in pairs if row["slo_miss"][0] < our["slo_miss"][0] - LEAST_MISSES]
+        more = [row for row, our in pairs if row["slo_miss"][0] > our["slo_miss"][0] + LEAST_MISSES]
+        if rival == policy or rival.startswith(COLOCATED):
+            continue
+        kept = [(row, our) for row, our in fewer if _tail(row) <= LONG_P99]
+        beyond = sorted(_tail(row) for row, _ in fewer if _tail(row) > LONG_P99)
+        shown = f"{len(beyond)}: ×{beyond[len(beyond) // 2]:.2f}, ×{beyond[-1]:.2f}" if beyond else "0"
+        held = sum(_tail(row) <= LONG_P99 for row in more)
+        lines.append(f"| {rival} | {len(fewer)} | {len(kept)} | {shown} | {held} | {len(more)} |")
+        losses += [_loss(row, our) for row, our in kept]
+    parts = [
+        f"## {policy} and its rivals under the bound on long prompts\n",
+        "Cells that differ by more than half a point of misses.\n",
+        BOUND_HEADER,
+        *lines,
+    ]
+    if losses:
+        header = "| rival | workload | load | misses | long TTFT p99 | misses of {0} | its long TTFT p99 |"
+        parts += ["\nFewer misses within the bound:\n", header.format(policy), "| --- " * 7 + "|", *losses]
+    return "\n".join(parts) + "\n"
+
+
+def _loss(row: Row, ours: Row) -> str:
+    shown = [f"{each['slo_miss'][0]:.1%} | ×{_tail(each):.2f}" for each in (row, ours)]
+    return f"| {row['policy']} | {row['workload']} | {100 * row['load']:.0f}% | {' | '.join(shown)} |"
+
+
+def _tail(row: Row) -> float:
+    """Its long p99 as a multiple of that of fcfs; 1 without long prompts."""
+    ratio = row.get("long_ttft_p99_s_ratio")
+    return 1.0 if ratio is None or ratio[0] is None else float(ratio[0])
+
+
 def compact_json(rows: Sequence[Row]) -> bytes:
     """One row a line, numbers with four significant digits."""
     return b"[\n" + b",\n".join(orjson.dumps(_short(row)) for row in rows) + b"\n]\n"
