@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.kernels.fake_device import fake_device
 from twolane.core.errors import ConfigError
 from twolane.engine import memory
-from twolane.engine.config import EngineConfig
+from twolane.engine.config import EngineConfig, GraphSettings
 from twolane.engine.engine import Engine
 from twolane.engine.parallel import Shard
 from twolane.engine.spec import read_spec
@@ -33,6 +34,26 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers(
     with pytest.raises(ConfigError, match=said):
         Engine.load(EngineConfig(folder, **config))
     assert Engine.load(EngineConfig(folder, dtype="bfloat16", **config)).kv.dtype == torch.bfloat16
+
+
+def test_on_a_gpu_steps_need_room_beside_weights_and_pool(new_folder: Callable[..., Path]) -> None:
+    """A pool that takes all the rest would load, and fail in the first long prompt."""
+    folder = new_folder()
+    spec = read_spec(folder)
+    needed = memory.weight_bytes(spec, 2, Shard()) + (64 << 20) + memory.step_bytes(spec, 2)
+    config = EngineConfig(
+        folder,
+        device="cuda",
+        dtype="bfloat16",
+        kv_memory_bytes=64 << 20,
+        graphs=GraphSettings(memory_bytes=0),
+        random_weights=True,
+    )
+    page_bytes = spec.page_bytes(16, 2)
+    with fake_device(needed - page_bytes), pytest.raises(ConfigError, match=r"steps about \d+, together"):
+        Engine.load(config)
+    with fake_device(needed):
+        assert Engine.load(config).kv.is_cuda
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

@@ -14,8 +14,10 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -45,10 +47,15 @@ class Compiled:
 
 def compile_case(case: KernelCase, arch: int) -> Compiled:
     """Compile one kernel for one architecture and read registers, stack and instructions from the binary."""
-    target = GPUTarget("cuda", arch, 32)
-    options = make_backend(target).parse_options(case.config.compile_options())
     signature, constants, attributes = case.specialise()
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return compile_source(source, case.config.compile_options(), arch)
+
+
+def compile_source(source: ASTSource, launch_options: Mapping[str, Any], arch: int) -> Compiled:
+    """The same of any kernel with its argument types and constants."""
+    target = GPUTarget("cuda", arch, 32)
+    options = make_backend(target).parse_options(dict(launch_options))
     compiled = triton.compile(source, target=target, options=options.__dict__)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
@@ -56,7 +63,7 @@ def compile_case(case: KernelCase, arch: int) -> Compiled:
         usage = _USAGE.search(_cuobjdump("-res-usage", path))
         counts = collections.Counter(_TENSOR_CORE.findall(_cuobjdump("-sass", path)))
     if usage is None:
-        raise RuntimeError(f"cuobjdump reported no resource usage for {case.name}")
+        raise RuntimeError(f"cuobjdump reported no resource usage for {source.fn}")
     registers, stack, _, local = (int(number) for number in usage.groups())
     return Compiled(registers, stack + local, int(compiled.metadata.shared), dict(counts))
 

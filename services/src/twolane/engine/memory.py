@@ -15,6 +15,10 @@ from twolane.engine.spec import ModelSpec
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+# Largest step by a worker's defaults: prompt tokens and sampled rows.
+_STEP_TOKENS, _STEP_ROWS = 2048, 128
+# Workspaces of matrix products, and what choosing a kernel's launch configuration takes for a while.
+_LIBRARY_BYTES = 384 << 20
 
 
 def weight_bytes(spec: ModelSpec, element_bytes: int, shard: Shard) -> int:
@@ -24,6 +28,18 @@ def weight_bytes(spec: ModelSpec, element_bytes: int, shard: Shard) -> int:
     head = 0 if spec.tied else spec.vocab_size * spec.hidden_size
     split = (spec.n_layers * layer + head) // shard.size
     return (spec.vocab_size * spec.hidden_size + split) * element_bytes
+
+
+def step_bytes(spec: ModelSpec, element_bytes: int) -> int:
+    """Bytes that steps of a CUDA engine take beside weights and pool: activations, logits, libraries' own.
+
+    An estimate for one rank and a worker's default limits.
+    """
+    heads = spec.n_heads + 2 * spec.n_kv_heads
+    widths = 4 * spec.hidden_size + 2 * heads * spec.head_dim + 3 * spec.intermediate_size
+    # Logits exist in the model's type, in float32, and once more for log probabilities.
+    logits = _STEP_ROWS * spec.vocab_size * (element_bytes + 8)
+    return _STEP_TOKENS * widths * element_bytes + logits + _LIBRARY_BYTES
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -37,13 +53,18 @@ def available_bytes(device: torch.device) -> int | None:
 def check_fit(
     spec: ModelSpec, dtype: torch.dtype, device: torch.device, pool_bytes: int, shard: Shard
 ) -> None:
-    """Raises ConfigError with all numbers when weights and pool (graphs included) exceed the free memory."""
+    """Raises ConfigError with all numbers when weights and pool (graphs included) exceed the free memory.
+
+    On a GPU steps need room too: an engine that loads but fails in its first long step would be worse.
+    """
     weights = weight_bytes(spec, dtype.itemsize, shard)
-    free = available_bytes(device)
-    if free is not None and weights + pool_bytes > free:
+    steps = step_bytes(spec, dtype.itemsize) if device.type == "cuda" else 0
+    free, needed = available_bytes(device), weights + pool_bytes + steps
+    if free is not None and needed > free:
+        beside = f", steps about {steps}" if steps else ""
         raise ConfigError(
-            f"weights in {str(dtype).removeprefix('torch.')} take {weights} bytes, the KV pool {pool_bytes}, "
-            f"together {weights + pool_bytes}, but {device.type} has {free} bytes free: use a smaller dtype, "
+            f"weights in {str(dtype).removeprefix('torch.')} take {weights} bytes, the KV pool {pool_bytes}"
+            f"{beside}, together {needed}, but {device.type} has {free} bytes free: use a smaller dtype, "
             "kv_memory_bytes, n_pages or max_model_len"
         )
 
