@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -176,7 +177,7 @@ def probe() -> dict[str, Any] | None:
     return found
 
 
-def run_stage(stage: Stage, work: Path, seconds: float, copy: Callable[[], None] = lambda: None) -> Outcome:
+def run_stage(stage: Stage, work: Path, seconds: float, copy: Callable[[], object] = lambda: None) -> Outcome:
     """Runs one stage for at most so long; result and log lie in `work`, and `copy` is called now and then."""
     result, log = work / stage.result, work / f"{stage.name}.log"
     began_s = time.monotonic()
@@ -202,7 +203,7 @@ def run_stage(stage: Stage, work: Path, seconds: float, copy: Callable[[], None]
     return outcome
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float, copy: Callable[[], None]) -> bool:
+def _wait(process: subprocess.Popen[bytes], seconds: float, copy: Callable[[], object]) -> bool:
     """Whether it ended in time; otherwise it is interrupted, which lets pytest report, then killed."""
     ends_s = time.monotonic() + seconds
     while (left_s := ends_s - time.monotonic()) > 0:
@@ -323,7 +324,7 @@ def run_all(stages: Sequence[Stage], report: Report, work: Path, ends_s: float) 
             last = Outcome(stage.name, "skipped", note="no time left")
         else:
             print(f"{stage.name}: up to {seconds:.0f} s ...", flush=True)
-            last = run_stage(stage, work, seconds, lambda name=stage.name: report.write(name))  # type: ignore[misc]
+            last = run_stage(stage, work, seconds, partial(report.write, stage.name))
         report.outcomes.append(last)
         report.write()
         print(f"{stage.name}: {last.status} after {last.seconds:.0f} s {last.note}", flush=True)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.engine.conftest import save_model
 from tests.kernels.fake_device import FakeDevice, fake_device
 from twolane.core.request import SamplingParams
 from twolane.engine.config import EngineConfig, GraphSettings
 from twolane.engine.engine import Engine
+from twolane.engine.graphs import CudaRecorder
 from twolane.engine.sequence import Row, Sampled, Sequence
 from twolane.kernels import tuning
 
@@ -64,16 +66,12 @@ def _choices_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(tuning, "_caches", {})
 
 
-@pytest.fixture(params=FAMILIES)
-def host(models: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
-    """A loaded engine of each family, its graphs captured; and one of a model with long contexts."""
-    long = request.param == "long"
-    if long:
-        save_model(tmp_path / "model", "qwen3", max_position_embeddings=3000)
-    else:
-        models.oracle(request.param)
-    config = EngineConfig(
-        tmp_path / "model" if long else models.folder(request.param),
+def settings(models: Any, family: str, folder: Path | None = None) -> EngineConfig:
+    """An engine of the family with graphs for few rows and tokens."""
+    if folder is None:
+        models.oracle(family)
+    return EngineConfig(
+        folder or models.folder(family),
         device="cuda",
         dtype="bfloat16",
         kv_memory_bytes=96 << 20,
@@ -81,6 +79,16 @@ def host(models: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         random_weights=True,
         graphs=GraphSettings(memory_bytes=64 << 20, max_rows=16, max_short_tokens=64),
     )
+
+
+@pytest.fixture(params=FAMILIES)
+def host(models: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    """A loaded engine of each family, its graphs captured; and one of a model with long contexts."""
+    folder = None
+    if request.param == "long":
+        folder = tmp_path / "model"
+        save_model(folder, "qwen3", max_position_embeddings=3000)
+    config = settings(models, request.param, folder)
     with fake_device() as device:
         yield Host(Engine.load(config), device)
 
@@ -144,3 +152,38 @@ def test_few_forms_of_a_kernel_are_compiled_to_load(host: Host) -> None:
     assert counts.pop("_decode_split_kernel") <= 7 * windows
     assert counts.pop("_prefill_kernel") <= 3 * windows
     assert max(counts.values()) <= 2
+
+
+def test_graphs_that_find_no_memory_are_left_out(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest are there already; the rest runs kernel by kernel."""
+    recorded = CudaRecorder.record
+    count = 0
+
+    def record(self: CudaRecorder, compute: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return recorded(self, compute)
+
+    monkeypatch.setattr(CudaRecorder, "record", record)
+    config = settings(models, "llama")
+    with fake_device() as device:
+        host = Host(Engine.load(config), device)
+        assert (count, host.engine.n_graphs) == (3, 2)
+        assert host.launched([whole(host.prompt(30))])["_prefill_kernel"] == 0
+        assert host.launched([whole(host.prompt(5))])["_prefill_kernel"] == N_LAYERS
+
+
+def test_an_engine_starts_where_graphs_are_refused(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says that it is slower for it."""
+
+    def record(self: CudaRecorder, compute: Any) -> Any:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(CudaRecorder, "record", record)
+    config = settings(models, "llama")
+    with fake_device() as device:
+        host = Host(Engine.load(config), device)
+        assert host.engine.n_graphs == 0
+        assert host.launched([whole(host.prompt(30))])["_prefill_kernel"] == N_LAYERS

@@ -27,6 +27,8 @@ SHARED_LIMIT_BYTES = 227 * 1024
 # Blocks of a launch along x, y and z.
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 _ALIGNMENT = 512
+_MODULE = "torch._subclasses.fake_tensor"
+_FAKE = _MODULE + ".FakeTensor"
 _WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "item")
 
 
@@ -82,7 +84,7 @@ class _Stream:
         self.device.side_waits += 1
 
 
-class _Capture(TorchDispatchMode):
+class _Capture(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses what a graph can't hold."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -141,8 +143,8 @@ def _address(tensor: torch.Tensor) -> int:
     return int(start + tensor.storage_offset() * tensor.element_size())
 
 
-def _patches(device: FakeDevice, free_bytes: int) -> dict[str, Any]:
-    """What stands in for functions of torch and Triton, by their place."""
+def _tensor_patches(device: FakeDevice) -> dict[str, Any]:
+    """What stands in for functions that make and read tensors, by their place."""
     real_tensor, real_from_numpy = torch.tensor, torch.from_numpy
 
     def without_contents(known: torch.Tensor) -> torch.Tensor:
@@ -159,7 +161,8 @@ def _patches(device: FakeDevice, free_bytes: int) -> dict[str, Any]:
         return _zeros(tensor.shape)
 
     def copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-        assert torch.broadcast_shapes(target.shape, source.shape) == target.shape
+        fitting: Any = torch.broadcast_shapes
+        assert fitting(target.shape, source.shape) == target.shape
         if target.device != source.device:
             if device.capturing:
                 raise AssertionError("a copy from or to the host while a graph is captured")
@@ -171,11 +174,28 @@ def _patches(device: FakeDevice, free_bytes: int) -> dict[str, Any]:
         assert not tensor.is_cuda
         return np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
+    return {
+        "torch.tensor": make_tensor,
+        "torch.from_numpy": lambda array: without_contents(real_from_numpy(array)),
+        "torch.Generator": lambda _device: torch.default_generator,
+        _MODULE + ".init_gpu_context": lambda *_: None,
+        _FAKE + ".__getitem__": _index,
+        _FAKE + ".__setitem__": _set_index,
+        _FAKE + ".data_ptr": _address,
+        _FAKE + ".copy_": copy,
+        _FAKE + ".tolist": to_list,
+        _FAKE + ".numpy": to_array,
+    }
+
+
+def _cuda_patches(device: FakeDevice, free_bytes: int) -> dict[str, Any]:
+    """What stands in for functions that ask for the device or direct it, by their place."""
+
     @contextlib.contextmanager
     def graph(*_arguments: object, **_options: object) -> Iterator[None]:
         device.capturing = True
         try:
-            with _Capture():
+            with _Capture():  # type: ignore[no-untyped-call]
                 yield
         finally:
             device.capturing = False
@@ -190,16 +210,6 @@ def _patches(device: FakeDevice, free_bytes: int) -> dict[str, Any]:
 
     properties = SimpleNamespace(multi_processor_count=132, name="Fake", total_memory=free_bytes)
     return {
-        "torch.tensor": make_tensor,
-        "torch.from_numpy": lambda array: without_contents(real_from_numpy(array)),
-        "torch.Generator": lambda _device: torch.default_generator,
-        "torch._subclasses.fake_tensor.init_gpu_context": lambda *_: None,
-        "torch._subclasses.fake_tensor.FakeTensor.__getitem__": _index,
-        "torch._subclasses.fake_tensor.FakeTensor.__setitem__": _set_index,
-        "torch._subclasses.fake_tensor.FakeTensor.data_ptr": _address,
-        "torch._subclasses.fake_tensor.FakeTensor.copy_": copy,
-        "torch._subclasses.fake_tensor.FakeTensor.tolist": to_list,
-        "torch._subclasses.fake_tensor.FakeTensor.numpy": to_array,
         "torch.cuda.is_available": lambda: True,
         "torch.cuda.current_device": lambda: 0,
         "torch.cuda.device_count": lambda: 1,
@@ -250,8 +260,9 @@ def fake_device(free_bytes: int = 1 << 37) -> Iterator[FakeDevice]:
         pending.append(form)
         return True
 
+    patches = _tensor_patches(device) | _cuda_patches(device, free_bytes)
     with contextlib.ExitStack() as stack:
-        for place, stand_in in _patches(device, free_bytes).items():
+        for place, stand_in in patches.items():
             stack.enter_context(mock.patch(place, stand_in))
         stack.enter_context(mock.patch.object(JITFunction, "run", prepare))
         stack.enter_context(mock.patch.object(triton.knobs.runtime, "jit_cache_hook", stop_before_compiling))

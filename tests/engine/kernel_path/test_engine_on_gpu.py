@@ -33,6 +33,7 @@ def test_greedy_output_on_a_gpu_equals_transformers(models: Any, family: str) ->
     )
     engine = Engine.load(config)
     assert engine.graph_budget_bytes == 128 << 20
+    assert engine.n_graphs == 7
     rng = random.Random(1)
     prompts = [[rng.randrange(199) for _ in range(n)] for n in (5, 23, 61, 40, 9)]
     sequences = [Sequence("r", list(p), len(p), GREEDY, page_ids=engine.pool.allocate(6)) for p in prompts]

@@ -6,6 +6,7 @@ from one thread. The engine never allocates or frees a page.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,8 @@ from twolane.engine.torch_forward import TorchForward
 
 if TYPE_CHECKING:
     from twolane.engine.compiled_forward import CompiledForward
+
+log = logging.getLogger(__name__)
 
 # Below this many observed steps their shapes say little about the load.
 _ENOUGH_STEPS = 1000
@@ -181,7 +184,8 @@ class Engine:
     def capture_graphs(self) -> int:
         """Captures graphs for the steps run so far, or a first guess; returns the device memory they took.
 
-        Called at load; hosts may call it again while idle, once the load is known. Does nothing on CPU.
+        Called at load; hosts may call it again while idle, once the load is known. Does nothing on CPU. Where
+        the device refuses, steps run kernel by kernel, and the log says so.
         """
         if self.graph_budget_bytes == 0 or self._on_cpu is not None:
             return 0
@@ -200,7 +204,16 @@ class Engine:
             if observed.total() >= _ENOUGH_STEPS
             else first_grid(limits, costs)
         )
-        return self._forward.capture(grid, Gate(), CudaRecorder(self.kv.device))
+        try:
+            return self._forward.capture(grid, Gate(), CudaRecorder(self.kv.device))
+        except RuntimeError:
+            log.exception("no graphs: kernels of a step are launched one by one, which is slower")
+            return 0
+
+    @property
+    def n_graphs(self) -> int:
+        """Captured graphs; 0 on CPU."""
+        return 0 if self._on_cpu is not None else getattr(self._forward, "n_graphs", 0)
 
     def watch_layers(self, on_layer: Callable[[int], None]) -> bool:
         """Reports each layer of a step, in the step's thread, once its keys and values are in the pages.

@@ -5,6 +5,7 @@ Used by the kernel path. How to record is an argument: CUDA graphs on a device, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ from twolane.engine.batch import Batch
 from twolane.engine.buckets import Bucket, Costs, Gate, Grid, Kind
 from twolane.engine.spec import ModelSpec
 from twolane.engine.step_inputs import StaticInputs, StepInputs
+
+log = logging.getLogger(__name__)
 
 Compute = Callable[[StepInputs], torch.Tensor]
 
@@ -94,6 +97,8 @@ class GraphRunner:
     def capture(self, grid: Grid, table_pages: int, kv: torch.Tensor) -> int:
         """Records every bucket, the largest first so that the others find memory in the shared pool.
 
+        Where memory runs out, the buckets recorded so far are all there are.
+
         Args:
             grid: the buckets.
             table_pages: pages of the longest sequence.
@@ -103,10 +108,19 @@ class GraphRunner:
         for bucket in sorted(grid.buckets, key=lambda bucket: -bucket.n_tokens):
             static = StaticInputs(bucket, table_pages, kv.shape[4], kv.device)
             static.rehearse(kv.shape[0])
-            replay, logits = self._recorder.record(partial(self._compute, static.inputs))
+            try:
+                replay, logits = self._recorder.record(partial(self._compute, static.inputs))
+            except torch.OutOfMemoryError as error:
+                log.warning("no memory for a graph of %s: %s", bucket, error)
+                break
             self._captured[bucket] = _Captured(static, replay, logits)
-        self._grid = grid
+        self._grid = Grid(tuple(self._captured))
         return self._recorder.used_bytes() - before
+
+    @property
+    def n_graphs(self) -> int:
+        """Graphs recorded."""
+        return len(self._captured)
 
     def run(self, kind: Kind, batch: Batch, queue_depth: int) -> torch.Tensor | None:
         """Replays the best bucket and returns the sampled rows' logits [S, vocab_size]; None if none fits."""

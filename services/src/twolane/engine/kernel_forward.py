@@ -51,8 +51,15 @@ class KernelForward:
     def capture(self, grid: Grid, gate: Gate, recorder: Recorder) -> int:
         """Records a graph per bucket, replacing earlier ones; returns the device memory they took."""
         self._graphs = None
-        self._graphs = GraphRunner(self.compute, recorder, gate)
-        return self._graphs.capture(grid, self._table_pages, self._kv)
+        graphs = GraphRunner(self.compute, recorder, gate)
+        used_bytes = graphs.capture(grid, self._table_pages, self._kv)
+        self._graphs = graphs
+        return used_bytes
+
+    @property
+    def n_graphs(self) -> int:
+        """Graphs there are to replay."""
+        return 0 if self._graphs is None else self._graphs.n_graphs
 
     def order(self, rows: Rows[Row]) -> list[int]:
         """The order in which to pack `rows`."""
