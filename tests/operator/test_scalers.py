@@ -7,8 +7,7 @@ from tests.operator.objects import World, model_deployment
 
 def test_the_condition_says_which_scaler_has_a_pool() -> None:
     """Without a planner too: who looks for the cause of a count looks there first."""
-    pools = {"prefill": {"shared": {}}, "decode": {}}
-    world = World(model_deployment(model={"imagePath": "/m"}, pools=pools))
+    world = World(model_deployment(model={"imagePath": "/m"}))
     world.settle()
     assert world.condition("ScalingActive")["reason"] == "ManualScale"
     owner = {"subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
