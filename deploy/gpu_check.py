@@ -51,8 +51,8 @@ _DOES_NOT_FIT = 3
 _COPY_S = 5.0
 # Tests spend their time in the compiler.
 _WORKERS = max(1, min(12, (os.cpu_count() or 1) - 2))
-# One that hangs, in a kernel say, takes its process along and not the stage.
-_TEST_S = 60
+# Share of a stage that one test may take: one that hangs, in a kernel say, takes its process along only.
+_TEST_SHARE = 0.8
 _ENDED = re.compile(r"(?:(PASSED|FAILED|ERROR|SKIPPED) (\S+::\S+)|(\S+::\S+) (PASSED|FAILED|ERROR|SKIPPED))")
 _PROBE = """
 import json, torch
@@ -98,11 +98,11 @@ class Outcome:
 def tests(name: str, budget_s: float, *places: str) -> Stage:
     """A stage of pytest."""
 
-    def command(result: Path, _seconds: float) -> list[str]:
+    def command(result: Path, seconds: float) -> list[str]:
         config = ["-c", "deploy/pytest-gpu.ini", "--rootdir", str(ROOT)]
         spread = ["-n", str(_WORKERS)] if importlib.util.find_spec("xdist") else []
         if importlib.util.find_spec("pytest_timeout"):
-            spread += [f"--timeout={_TEST_S}", "--timeout-method=thread"]
+            spread += [f"--timeout={_TEST_SHARE * seconds:.0f}", "--timeout-method=thread"]
         # Each test is named as it ends: a stage that is stopped leaves no other report.
         return ["-m", "pytest", *config, *spread, "-v", "--durations=10", f"--junitxml={result}", *places]
 

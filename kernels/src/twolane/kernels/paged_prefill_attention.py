@@ -62,7 +62,9 @@ def _attend_range(
     if BY_DESCRIPTOR:
         page = tl.load(table + begin // PAGE_TOKENS, mask=begin < end, other=0).to(tl.int32)
     else:
-        page = tl.load(table + (begin + columns) // PAGE_TOKENS, mask=begin + columns < end, other=0)
+        page = tl.load(table + (begin + columns) // PAGE_TOKENS, mask=begin + columns < end, other=0).to(
+            tl.int32
+        )
     for block in tl.range(begin, end, BLOCK_N):
         token = block + columns
         if BY_DESCRIPTOR:
@@ -76,7 +78,7 @@ def _attend_range(
             # Offsets in large pools need 64 bits; what is carried along is narrower, to save registers.
             row = page.to(tl.int64) * stride_page + kv_head * stride_page_head + token % PAGE_TOKENS * D
             ahead = token + BLOCK_N
-            page = tl.load(table + ahead // PAGE_TOKENS, mask=ahead < end, other=0)
+            page = tl.load(table + ahead // PAGE_TOKENS, mask=ahead < end, other=0).to(tl.int32)
             offset = row[:, None] + dims[None, :]
             if MASKED:
                 mask = (token < end)[:, None] & in_dim[None, :]
