@@ -18,12 +18,14 @@ from twolane.sim.scaling_arrivals import Arrivals, arrivals_of
 from twolane.sim.scaling_cases import FLEET_PROFILE, SPREADS, Case, Size, case_of
 from twolane.sim.scaling_command import scaling_main
 from twolane.sim.scaling_compare import hpa_rows
+from twolane.sim.scaling_decode import DecodeFlow
 from twolane.sim.scaling_fleet import Fleet
 from twolane.sim.scaling_outcome import outcome_of
 from twolane.sim.scaling_possible import clairvoyant, work_hours
 from twolane.sim.scaling_summary import matched, summary
 from twolane.sim.settings import SimSettings
 from twolane.workload.generator import MixSettings, generate_mix
+from twolane.workload.traces import TraceRequest
 
 PREFILL, DECODE = PoolKind.PREFILL, PoolKind.DECODE
 
@@ -168,6 +170,24 @@ def test_held_tokens_do_not_drift(count: int) -> None:
 def _case(rate: float, duration_s: float) -> Case:
     settings = FleetSettings(FLEET_PROFILE, warmup_s=60.0)
     return Case("mix", "independent", 0, _arrivals(rate, duration_s), settings)
+
+
+def test_short_answers_that_wait_share_a_row_within_a_tick() -> None:
+    """A worker of 256 rows ends thousands of answers of a few tokens a second, after a stall as well."""
+    count = 20_000
+    time_s = np.sort(np.random.default_rng(0).uniform(0.0, 10.0, count))
+    requests = [TraceRequest(float(at_s), 50, 4) for at_s in time_s]
+    arrivals = arrivals_of(requests, 1.0, FLEET_PROFILE, SimSettings(), np.random.default_rng(0), 0.0)
+    decode = DecodeFlow(arrivals, FLEET_PROFILE, max_rows=256, tpot_s=0.1)
+    decode.join(np.arange(count), arrivals.time_s)
+    for number in range(3):
+        decode.tick(number, 0.0)
+    assert len(decode.waiting) > 4000
+    for number in range(3, 12):
+        decode.tick(number, 1.0)
+    assert decode.ended == count
+    assert not len(decode.waiting)
+    assert np.nanmax(decode.last_s()) < 12.0
 
 
 def test_who_knows_all_arrivals_needs_no_more_than_the_planner() -> None:

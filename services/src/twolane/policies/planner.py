@@ -113,9 +113,9 @@ class Planner:
         usable = 1.0 if kind is PoolKind.DECODE else settings.fullness
         backlog = self._backlog(kind, view, demand, forecast.level)
         way, tail = forecast.believed(demand.late_share)
-        usual = max(way.level, tail.expected) * settings.least_room / usable
-        # A steep rise shows in the fastest way first; it must at least be carried.
-        present = max(usual, forecast.level, forecast.expected)
+        # A steep rise shows in the fastest way first.
+        expected = max(way.level, tail.expected, forecast.level, forecast.expected)
+        present = expected * settings.least_room / usable
         floor = max(present, float(self._queues(kind, way.level, view, demand))) + backlog
         return Need(max(1, math.ceil(floor - 1e-9)), way.level, tail, usable, backlog)
 
@@ -157,7 +157,7 @@ class Planner:
             # Answers run side by side: what takes long needs no more workers than hold all of it at once.
             rate = demand.rate(view.cost, settings)
             waiting_s = view.decode.waiting * demand.output_tokens / rate.tokens_per_s
-            return waiting_s, max(settings.drain_s, demand.output_tokens * rate.rows / rate.tokens_per_s)
+            return waiting_s, max(settings.interval_s, demand.output_tokens * rate.rows / rate.tokens_per_s)
         waiting_s = sum(view.waiting_s.get(lane, 0.0) for lane in lanes)
         # A prompt that is computed waits no more, though its rest counts.
         normal_s = max(NORMAL_QUEUE_S, *(demand.service_s[lane] for lane in lanes))

@@ -8,6 +8,7 @@ needed the least room is believed. planner.py keeps one forecast per kind of wor
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +35,7 @@ class ForecastSettings:
         half_life: intervals after which an error counts half: bursts come in groups.
         first_errors: how many errors those count like that are assumed before any is known.
         first_spread: how far from the forecast those reach, as a share of it.
+        most_beyond: work beyond the forecast counts as this share of it at most, whatever a former peak was.
     """
 
     horizon: int = 8
@@ -42,6 +44,7 @@ class ForecastSettings:
     half_life: float = 60.0
     first_errors: float = 20.0
     first_spread: float = 0.3
+    most_beyond: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ class Way:
         """How much forecasts are above what comes, on average."""
         return self.above_all / self.judged if self.judged > 0.0 else 0.0
 
-    def tail(self, settings: ForecastSettings) -> Tail:
+    def tail(self, settings: ForecastSettings, most_beyond: float = math.inf) -> Tail:
         """How much of the coming work any number of workers would be too few for."""
         fade = 0.5 ** (1.0 / settings.half_life)
         expected = self.expected(settings)
@@ -155,7 +158,7 @@ class Way:
         ]
         weight = 1.0
         for beyond, came in reversed(self.errors):
-            weighed.append((beyond, weight, came))
+            weighed.append((min(most_beyond, beyond), weight, came))
             weight *= fade
         weighed.sort()
         total = sum(weight * came for _, weight, came in weighed)
@@ -189,5 +192,6 @@ class Forecast:
 
     def believed(self, late: float) -> tuple[Way, Tail]:
         """The way that needs the least room for all but a share `late` of the work, and its tail."""
-        tails = [(way, way.tail(self.settings)) for way in self.ways]
-        return min(tails, key=lambda item: item[0].bias + item[1].room(late))
+        settings = self.settings
+        way = min(self.ways, key=lambda way: way.bias + way.tail(settings).room(late))
+        return way, way.tail(settings, settings.most_beyond * way.expected(settings))

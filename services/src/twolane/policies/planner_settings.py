@@ -46,7 +46,7 @@ class PlannerSettings:
     shared: bool = True
     hysteresis: float = 0.05
     drain_s: float = 60.0
-    care_most: float = 2.0
+    care_most: float = 1.0
     care_least: float = 0.05
     fullness: float = 0.9
     least_room: float = 1.05

@@ -215,7 +215,7 @@ class FleetRun:
         lanes, self._traffic = self._traffic, {lane: LaneTraffic() for lane in Lane}
         load = DecodeLoad(
             decode.rows,
-            decode.waiting_rows,
+            len(decode.waiting),
             decode.held_tokens,
             decode.ended - ended,
             decode.output_tokens - tokens,

@@ -6,8 +6,6 @@ when it joins; ends are counted in buckets of one token. scaling.py calls it.
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 from twolane.sim.profile import EngineProfile
@@ -38,7 +36,7 @@ class DecodeFlow:
         self.held_tokens = 0.0
         self.ended = 0.0
         self.output_tokens = 0.0
-        self.waiting: deque[Indices] = deque()
+        self.waiting: Indices = np.empty(0, np.int64)
         self._virtual = 0.0
         self._end_at: Floats = np.full(len(arrivals), np.nan)
         size = 1 << 16
@@ -47,11 +45,6 @@ class DecodeFlow:
         self._clock: list[float] = [0.0]
         self._joins: dict[int, list[Indices]] = {}
         self._longest = int(arrivals.output.max()) + 2 if len(arrivals) else 2
-
-    @property
-    def waiting_rows(self) -> int:
-        """How many wait."""
-        return sum(map(len, self.waiting))
 
     def join(self, index: Indices, first_s: Floats) -> None:
         """Answers whose prompts are computed at `first_s`; their pages are sent then."""
@@ -75,7 +68,7 @@ class DecodeFlow:
     def tick(self, number: int, workers: float) -> None:
         """One tick of time with so many workers: what waits joins before it, what arrives in it after."""
         now_s = number * TICK_S
-        if self.waiting:
+        if len(self.waiting) and workers > 0.0:
             self._admit(workers, now_s)
         if self.rows > 0.0 and workers > 0.0:
             self._advance(workers)
@@ -103,15 +96,15 @@ class DecodeFlow:
         steps = max(0, len(left) - beyond)
         return float(steps * self._step_s(workers))
 
-    def _step_s(self, workers: float) -> float:
-        rows = self.rows / max(1e-9, workers)
+    def _step_s(self, workers: float, rows: float | None = None) -> float:
+        rows = (self.rows if rows is None else rows) / max(1e-9, workers)
         return self._profile.decode_constant_s(int(rows)) + (
             self._profile.decode_read_s * self.held_tokens / max(1e-9, workers)
         )
 
     def _arrive(self, group: Indices, now_s: float, workers: float) -> None:
         """Answers whose pages came within the last tick: each joined at that moment, if there was room."""
-        if not self.waiting:
+        if not len(self.waiting):
             group = self._passed(group, now_s, workers)
             if not len(group):
                 return
@@ -119,8 +112,7 @@ class DecodeFlow:
             if len(group) <= free and float(self._arrivals.prompt[group].sum()) < room:
                 self._begin(group, now_s, workers)
                 return
-        self.waiting.append(group)
-        self._admit(workers, now_s)
+        self.waiting = np.concatenate((self.waiting, group))
 
     def _passed(self, group: Indices, now_s: float, workers: float) -> Indices:
         """Counts answers off that came and ended since the last tick; returns the others."""
@@ -129,9 +121,7 @@ class DecodeFlow:
         output = self._arrivals.output[group]
         done = (now_s - self._sent_s[group]) / self._step_s(workers)
         short = done >= output - 1.0
-        self._end_at[group[short]] = self._virtual - (done - output + 1.0)[short]
-        self.ended += float(short.sum())
-        self.output_tokens += float(output[short].sum())
+        self._pass(group[short], (output - 1.0 - done)[short])
         return group[~short]
 
     def _room(self, workers: float) -> tuple[float, float]:
@@ -140,25 +130,45 @@ class DecodeFlow:
         return room, self._max_rows * workers - self.rows
 
     def _admit(self, workers: float, now_s: float) -> None:
+        """Lets waiting answers in, for the tick that begins now.
+
+        As many as there is room for begin at once, a wave; the next wave takes their rows as they end.
+        Answers much shorter than a tick pass in many waves.
+        """
+        waiting, output = self.waiting, self._arrivals.output
         room, free = self._room(workers)
-        while self.waiting and room > 0.0 and free >= 1.0:
-            group = self.waiting[0]
-            if not len(group):
-                self.waiting.popleft()
-                continue
-            needs = np.cumsum(self._arrivals.prompt[group] + 1.0)
-            count = min(int(np.searchsorted(needs, room, side="right")), int(free))
-            if count == 0:
-                return
-            self._begin(group[:count], now_s, workers)
-            slack_s = (self._arrivals.output[group[:count]] - 1.0) * (self._tpot_s - self._step_s(workers))
-            waited_s = now_s - self._sent_s[group[:count]]
-            self.late += int(((waited_s > TICK_S) & (waited_s > slack_s)).sum())
-            room, free = room - float(needs[count - 1]), free - count
-            if count < len(group):
-                self.waiting[0] = group[count:]
-                return
-            self.waiting.popleft()
+        free += self._freed(workers)
+        wave = min(int(np.searchsorted(np.cumsum(self._arrivals.prompt[waiting] + 1.0), room)), int(free))
+        if wave <= 0:
+            return
+        step_s = self._step_s(workers, self.rows + wave)
+        steps = output[waiting] - 1.0
+        done = np.concatenate(([0.0], np.cumsum(steps)))
+        begin_s = done[np.arange(len(waiting)) // wave * wave] / wave * step_s
+        ends = begin_s + steps * step_s <= TICK_S
+        admitted = (begin_s < TICK_S) & (np.cumsum(~ends) <= wave)
+        count = len(waiting) if admitted.all() else int(np.argmin(admitted))
+        waited_s = now_s + begin_s - self._sent_s[waiting]
+        late = (waited_s > TICK_S) & (waited_s > steps * (self._tpot_s - step_s))
+        self.late += int(late[:count].sum())
+        passing, staying = waiting[:count][ends[:count]], waiting[:count][~ends[:count]]
+        self._pass(passing, begin_s[:count][ends[:count]] / step_s + output[passing] - 1.0)
+        if len(staying):
+            self._begin(staying, now_s, workers)
+        self.waiting = waiting[count:]
+
+    def _freed(self, workers: float) -> float:
+        """Rows that end within the tick that begins now, each for the part of it that is left then."""
+        here, steps = int(self._virtual), TICK_S / self._step_s(workers)
+        ending = self._rows_end[here : int(self._virtual + steps)]
+        left = 1.0 - (np.arange(len(ending)) + 0.5) / steps
+        return float((ending * np.maximum(0.0, left)).sum())
+
+    def _pass(self, group: Indices, steps: Floats) -> None:
+        """Answers that end after so many steps from now, within a tick."""
+        self._end_at[group] = self._virtual + steps
+        self.ended += float(len(group))
+        self.output_tokens += float(self._arrivals.output[group].sum())
 
     def _begin(self, group: Indices, now_s: float, workers: float) -> None:
         prompt, output = self._arrivals.prompt[group], self._arrivals.output[group]
