@@ -6,6 +6,7 @@ asked, or as the planner did where that is fewer: what exceeds the goal earns no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -131,8 +132,8 @@ def table(rows: Sequence[Row], goal: float) -> str:
         f"Planner: {ours['gpu_hours']:.2f} GPU-hours a run, {100 * ours['attainment']:.2f} % of requests "
         f"within their targets (least {100 * ours['least_attainment']:.1f} %; {found['runs_at_goal']} of "
         f"{found['runs']} runs at the goal), {ours['swings']:.2f} swings an hour, {ours['moves']:.1f} moves "
-        f"of a role. It takes {_ratio(found['planner_to_clairvoyant']['all'])} times a clairvoyant's; "
-        f"the work alone is {_ratio(found['work_to_clairvoyant']['all'])} of the clairvoyant's.",
+        f"of a role. To a clairvoyant's GPU-hours: {_ratio(found['planner_to_clairvoyant']['all'])}; "
+        f"the work alone: {_ratio(found['work_to_clairvoyant']['all'])}.",
         "",
         "| rival | compared at | planner's GPU-hours to its | possible | attainment | swings/h | never |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -199,4 +200,6 @@ def settings_table(rows: Sequence[Row]) -> str:
 
 
 def _ratio(interval: Sequence[float]) -> str:
+    if math.isnan(interval[0]):
+        return "not played"
     return f"{interval[0]:.2f} ({interval[1]:.2f}–{interval[2]:.2f})"
