@@ -11,7 +11,7 @@ import pytest
 from twolane.core.errors import InvalidRequest
 from twolane.sim.compare import METRICS, POLICIES, Cell, Group, Plan, default_settings, summary_rows
 from twolane.sim.comparison_runs import FILE, RunBook, run_plan
-from twolane.sim.comparison_tables import bound_table, rival_table, target_table
+from twolane.sim.comparison_tables import bound_table, met_table, rival_table, target_table
 from twolane.sim.workloads import mix_workloads
 
 PLAN = Plan(
@@ -96,6 +96,23 @@ def test_missed_targets_are_bold_and_rivals_counted() -> None:
     assert "**1.00 (1.00–1.00)** | 20.0%" in line
     counts = rival_table(cells, "laps").splitlines()[-1]
     assert counts == "| fcfs | 1 / 0 / 0 | 0 / 1 / 0 | 0 / 0 / 1 | 0 / 1 / 0 |"
+
+
+def test_a_cell_counts_only_where_all_targets_are_met() -> None:
+    """Fewer misses at a longer tail do not make up for it."""
+    cells = [
+        _cell("fcfs", 0.2, 1.0),
+        _cell("laps", 0.1, 1.0),
+        _cell("sjf", 0.05, 1.5),
+        _cell("hrrn", 0.15, 1.0),
+    ]
+    for cell in cells[1:]:
+        for run in cell.runs.values():
+            run["short_ttft_p90_s"] = 0.3
+    lines = met_table(summary_rows(cells)).splitlines()
+    assert [line for line in lines if "1 of 1" in line] == ["| laps | 1 of 1 | 1 of 1 |"]
+    assert "| sjf | 0 of 1 | 0 of 1 |" in lines
+    assert "| hrrn | 0 of 1 | 0 of 1 |" in lines
 
 
 def test_rivals_with_fewer_misses_are_told_apart_by_their_long_tail() -> None:

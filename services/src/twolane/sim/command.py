@@ -34,6 +34,7 @@ from twolane.sim.comparison_tables import (
     bound_table,
     compact_json,
     comparison_tables,
+    met_table,
     rival_table,
     target_table,
 )
@@ -272,7 +273,9 @@ def _save_comparison(folder: Path, plan: Plan, cells: list[Cell]) -> None:
     (folder / "tables.md").write_text(comparison_tables(rows), encoding="utf-8")
     ours = [name for name in ("laps", "+adaptive") if any(row["policy"] == name for row in rows)]
     text = "\n".join(
-        "\n".join([target_table(rows, name), rival_table(cells, name), bound_table(rows, name)])
+        "\n".join(
+            [target_table(rows, name), met_table(rows), rival_table(cells, name), bound_table(rows, name)]
+        )
         for name in ours
     )
     (folder / "targets.md").write_text(text, encoding="utf-8")

@@ -67,6 +67,9 @@ TARGET_HEADER = (
     "| goodput (1.5 where fcfs misses a third) | long TTFT p99 (at most 1.1) |\n" + "| --- " * 7 + "|"
 )
 
+HEAVY = 0.7
+MET_HEADER = f"| policy | from {100 * HEAVY:.0f} % load on | all loads |\n" + "| --- " * 3 + "|"
+
 
 def target_table(rows: Sequence[Row], policy: str) -> str:
     """Every cell of a policy against its targets: ratios to fcfs with intervals; missed ones in bold."""
@@ -104,6 +107,23 @@ def _targets(row: Row, pair: Row) -> str:
 
 def _judged(text: str, missed: bool) -> str:
     return f"**{text}**" if missed else text
+
+
+def met_table(rows: Sequence[Row]) -> str:
+    """In how many cells with short and long prompts each policy meets all its targets at once."""
+    base = {(row["workload"], row["load"]): row for row in rows if row["policy"] == BASELINE}
+    lines = []
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        pairs = [
+            (row, base[row["workload"], row["load"]])
+            for row in rows
+            if row["policy"] == policy and row["mixed"] and (row["workload"], row["load"]) in base
+        ]
+        met = [row["load"] for row, pair in pairs if "**" not in _targets(row, pair)]
+        heavy = [row for row, _ in pairs if row["load"] >= HEAVY]
+        shown = f"{sum(load >= HEAVY for load in met)} of {len(heavy)} | {len(met)} of {len(pairs)}"
+        lines.append(f"| {policy} | {shown} |")
+    return "\n".join(["## Cells in which all targets are met\n", MET_HEADER, *lines]) + "\n"
 
 
 # Metrics of the comparison with rivals, and what counts as equal: a share of the rival's, or points.
