@@ -23,18 +23,18 @@ from typing import Any
 from twolane.cli import topology
 from twolane.cli.topology import UpConfig
 
-POLICIES = ("fcfs", "laps_fixed", "laps")
+POLICIES = ("fcfs", "hrrn", "laps_fixed", "laps")
 TWOLANE = (sys.executable, "-m", "twolane.cli.main")
 START_TIMEOUT_S = 120.0
 # A mix that keeps two cores about three quarters busy with the demo model.
 LOAD = {
     "--duration-s": "20",
-    "--rate-per-s": "9",
+    "--rate-per-s": "14",
     "--short-share": "0.9",
     "--long-high-tokens": "4000",
     "--max-output-tokens": "24",
     "--turns-max": "1",
-    "--requests": "400",
+    "--requests": "600",
 }
 
 Report = dict[str, Any]

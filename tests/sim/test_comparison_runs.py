@@ -100,15 +100,11 @@ def test_missed_targets_are_bold_and_rivals_counted() -> None:
 
 def test_a_cell_counts_only_where_all_targets_are_met() -> None:
     """Fewer misses at a longer tail do not make up for it."""
-    cells = [
-        _cell("fcfs", 0.2, 1.0),
-        _cell("laps", 0.1, 1.0),
-        _cell("sjf", 0.05, 1.5),
-        _cell("hrrn", 0.15, 1.0),
-    ]
-    for cell in cells[1:]:
-        for run in cell.runs.values():
-            run["short_ttft_p90_s"] = 0.3
+    cells = [_cell("fcfs", 0.2, 1.0)]
+    for policy, misses, long_s in (("laps", 0.1, 1.0), ("sjf", 0.05, 1.5), ("hrrn", 0.15, 1.0)):
+        cell = _cell(policy, misses, long_s)
+        runs = {seed: {**run, "short_ttft_p90_s": 0.3} for seed, run in cell.runs.items()}
+        cells.append(replace(cell, runs=runs))
     lines = met_table(summary_rows(cells)).splitlines()
     assert [line for line in lines if "1 of 1" in line] == ["| laps | 1 of 1 | 1 of 1 |"]
     assert "| sjf | 0 of 1 | 0 of 1 |" in lines
