@@ -76,7 +76,7 @@ layers: $(VENV)/installed-dev ## who may import whom
 test: $(VENV)/installed-dev redis ## tests without GPU and cluster (FLAGS="tests/cli -k up")
 	$(BIN)/pytest $(FLAGS)
 
-# Nothing is installed: a machine that is lent with a device may reach no package index.
+# Nothing is installed: a machine with a device may reach no package index.
 .PHONY: gpu-check
 gpu-check: ## all that needs a CUDA device: tests, kernel and engine benchmarks (FLAGS="--only kernel-tests")
 	@exec $(or $(wildcard $(BIN)/python),$(PYTHON)) deploy/gpu_check.py $(FLAGS)

@@ -36,7 +36,7 @@ sys.path.append(str(ROOT))
 from deploy.gpu_summary import summary  # noqa: E402
 
 SOURCES = ("services/src", "operator/src", "proto/src", "kernels/src")
-# Less than the ten minutes that a machine may be lent for, so that results can still be carried off.
+# Less than the ten minutes that it promises, so that results can still be carried off.
 TOTAL_S = 560.0
 # A stage that would have less than this share of its budget is left out.
 _LEAST_SHARE = 0.5
@@ -85,7 +85,7 @@ class Stage:
 
 @dataclass
 class Outcome:
-    """How a stage ended; status is "passed", "failed", "timed out" or "skipped"."""
+    """How a stage ended; status is "running", "passed", "failed", "timed out" or "skipped"."""
 
     stage: str
     status: str
@@ -190,7 +190,10 @@ def run_stage(stage: Stage, work: Path, seconds: float, copy: Callable[[], objec
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        in_time = _wait(process, seconds, copy)
+        try:
+            in_time = _wait(process, seconds, copy)
+        finally:
+            _end(process)
     outcome = Outcome(stage.name, "passed", round(time.monotonic() - began_s, 1))
     if process.returncode != 0:
         outcome.status, outcome.note = "failed", f"exit status {process.returncode}"
@@ -210,9 +213,19 @@ def _wait(process: subprocess.Popen[bytes], seconds: float, copy: Callable[[], o
         try:
             process.wait(min(left_s, _COPY_S))
         except subprocess.TimeoutExpired:
-            copy()
+            # A full disk is no reason to end what is measured.
+            with contextlib.suppress(OSError):
+                copy()
         else:
             return True
+    _end(process)
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends it, if it still runs, and whatever it started."""
+    if process.poll() is not None:
+        return
     for number in (signal.SIGINT, signal.SIGKILL):
         # The group may be gone between the two.
         try:
@@ -222,7 +235,6 @@ def _wait(process: subprocess.Popen[bytes], seconds: float, copy: Callable[[], o
             process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
             continue
-    return False
 
 
 def _count_tests(result: Path, log: Path, outcome: Outcome) -> None:

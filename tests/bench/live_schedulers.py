@@ -26,7 +26,7 @@ from twolane.cli.topology import UpConfig
 POLICIES = ("fcfs", "hrrn", "laps_fixed", "laps")
 TWOLANE = (sys.executable, "-m", "twolane.cli.main")
 START_TIMEOUT_S = 120.0
-# A mix that keeps two cores about three quarters busy with the demo model.
+# A mix under which first come, first served misses some targets with the demo model on two cores.
 LOAD = {
     "--duration-s": "20",
     "--rate-per-s": "14",

@@ -55,6 +55,7 @@ def _selector(query: str) -> promql_parser.VectorSelector:
 def test_kedas_queries_name_our_metrics_and_labels() -> None:
     """Of each pool, of one model, in one namespace: two models of one name would scale each other."""
     selectors = [_selector(trigger["query"]) for trigger in _triggers("keda.yaml")]
+    assert selectors
     assert {selector.name for selector in selectors} <= _worker_metrics()
     for selector in selectors:
         named = {matcher.name for matcher in selector.matchers.matchers}
@@ -78,9 +79,9 @@ def test_an_autoscalers_metric_has_a_rule_that_serves_it() -> None:
 
 def test_keda_reads_routers_at_their_port() -> None:
     """What it looks for there, the router's own tests look for too."""
-    assert all(
-        trigger["url"].endswith(f":{ROUTER_HTTP_PORT}/metrics") for trigger in _triggers("keda-direct.yaml")
-    )
+    triggers = _triggers("keda-direct.yaml")
+    assert triggers
+    assert all(trigger["url"].endswith(f":{ROUTER_HTTP_PORT}/metrics") for trigger in triggers)
 
 
 def test_every_scaler_points_at_a_pool_of_the_model() -> None:

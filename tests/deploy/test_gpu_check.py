@@ -130,6 +130,31 @@ def test_a_stage_that_takes_too_long_is_stopped_and_keeps_its_result(tmp_path: P
     assert (tmp_path / "slow.json").read_text() == "{}"
 
 
+def test_a_stage_ends_with_who_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted by hand, or without room on the disk, it leaves nothing behind on the device."""
+    monkeypatch.setattr(gpu_check, "_COPY_S", 0.2)
+
+    def full() -> None:
+        raise OSError("no space left on device")
+
+    quick = "import time; time.sleep(1)"
+    assert run_stage(python("quick", quick), tmp_path, 20.0, full).status == "passed"
+
+    file = tmp_path / "pid"
+
+    def interrupted() -> None:
+        if file.exists():
+            raise KeyboardInterrupt
+
+    code = (
+        f"import os, pathlib, time; pathlib.Path({str(file)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(python("slow", code), tmp_path, 20.0, interrupted)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
+
+
 def test_pytest_runs_without_the_plugins_of_this_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

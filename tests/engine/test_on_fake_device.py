@@ -19,6 +19,7 @@ import torch
 from tests.engine.conftest import save_model
 from tests.kernels.fake_device import FakeDevice, fake_device
 from twolane.core.request import SamplingParams
+from twolane.engine import graphs
 from twolane.engine.config import EngineConfig, GraphSettings
 from twolane.engine.engine import Engine
 from twolane.engine.graphs import CudaRecorder
@@ -154,19 +155,22 @@ def test_few_forms_of_a_kernel_are_compiled_to_load(host: Host) -> None:
     assert max(counts.values()) <= 2
 
 
-def test_graphs_that_find_no_memory_are_left_out(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest are there already; the rest runs kernel by kernel."""
-    recorded = CudaRecorder.record
+@pytest.mark.parametrize(("where", "name"), [(CudaRecorder, "record"), (graphs, "StaticInputs")])
+def test_graphs_that_find_no_memory_are_left_out(
+    models: Any, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+) -> None:
+    """The largest are there already; the rest runs kernel by kernel, whatever lacked the room."""
+    real = getattr(where, name)
     count = 0
 
-    def record(self: CudaRecorder, compute: Any) -> Any:
+    def third_fails(*arguments: Any) -> Any:
         nonlocal count
         count += 1
         if count > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return recorded(self, compute)
+        return real(*arguments)
 
-    monkeypatch.setattr(CudaRecorder, "record", record)
+    monkeypatch.setattr(where, name, third_fails)
     config = settings(models, "llama")
     with fake_device() as device:
         host = Host(Engine.load(config), device)

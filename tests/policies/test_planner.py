@@ -199,8 +199,12 @@ def test_a_mixed_pool_is_planned_alone() -> None:
         plan = planner.plan(15.0 * number, view(traffic(30.0), pools, memory=memory))
         memory = plan.memory
     # 30 prompts a second of 0.1 s each, and their answers.
-    assert plan.pools[PoolKind.MIXED].workers >= 4
+    calm = plan.pools[PoolKind.MIXED].workers
+    assert calm >= 4
     assert not plan.moves
+    crowd = DecodeLoad(180.0, 20_000.0, 200_000.0, 450.0, 450.0 * 200.0)
+    plan = planner.plan(400.0, view(traffic(30.0), pools, memory=memory, decode=crowd))
+    assert plan.pools[PoolKind.MIXED].workers > calm
 
 
 def test_lanes_with_pools_of_their_own_are_sized_apart() -> None:

@@ -154,3 +154,14 @@ def test_a_giant_past_its_date_lets_all_others_go_first() -> None:
 
     assert first(0.0) == "giant"
     assert first(1.0) == "small"
+
+
+@pytest.mark.parametrize("off", [{"postpone_share": 0.0}, {"reorder_long": False}])
+def test_without_postponing_nothing_is_remembered_of_started_prompts(off: dict[str, float]) -> None:
+    """A worker lives for weeks."""
+    policy, memory = Laps(replace(SETTINGS, **off)), _memory()  # type: ignore[arg-type]
+    for number in range(200):
+        decision = policy.decide(float(number), view(long(str(number), float(number)), memory=memory))
+        memory = decision.memory
+    assert ids(decision.chunks) == ["199"]
+    assert not memory.postponed.started_ids

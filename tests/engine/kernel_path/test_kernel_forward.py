@@ -104,6 +104,18 @@ def test_kernels_equal_torch_in_a_mixed_step(models: Any, family: str) -> None:
     pair.step([Row(first, 1, True), Row(second, 1, False)])
 
 
+@torch.inference_mode()
+def test_a_rank_that_follows_computes_a_mixed_step_without_its_rows(models: Any) -> None:
+    """It receives the packed step alone, and must come to the first rank's logits."""
+    models.oracle("qwen3")
+    pair = Pair(models.folder("qwen3"))
+    rows = [Row(pair.sequence(1), 1, True), Row(pair.sequence(5), 5, True)]
+    batch = pack(rows, pair.kernels.order(rows), 4)
+    assert 0 < batch.n_decode < len(rows)
+    expected = pair.kernels.run(rows, batch).clone()
+    torch.testing.assert_close(pair.kernels.run((), batch), expected, atol=0, rtol=0)
+
+
 def test_every_bucket_replays_what_an_eager_step_computes(models: Any) -> None:
     """Each bucket twice, in an order that makes stale inputs of larger steps visible."""
     models.oracle("qwen3")

@@ -106,9 +106,9 @@ class GraphRunner:
         """
         before = self._recorder.used_bytes()
         for bucket in sorted(grid.buckets, key=lambda bucket: -bucket.n_tokens):
-            static = StaticInputs(bucket, table_pages, kv.shape[4], kv.device)
-            static.rehearse(kv.shape[0])
             try:
+                static = StaticInputs(bucket, table_pages, kv.shape[4], kv.device)
+                static.rehearse(kv.shape[0])
                 replay, logits = self._recorder.record(partial(self._compute, static.inputs))
             except torch.OutOfMemoryError as error:
                 log.warning("no memory for a graph of %s: %s", bucket, error)

@@ -68,10 +68,13 @@ class KernelForward:
     def run(self, rows: Rows[Row], batch: Batch, queue_depth: int = 0) -> torch.Tensor:
         """Logits [S, vocab_size] of the sampled rows, by a graph where one fits, else kernel by kernel."""
         n_rows, n_tokens = len(batch.order), len(batch.ids)
-        if batch.n_decode < n_rows and not any(
-            rows[index].sequence.n_generated for index in batch.order[: batch.n_decode]
+        if (
+            self._graphs is not None
+            and batch.n_decode < n_rows
+            and not any(rows[index].sequence.n_generated for index in batch.order[: batch.n_decode])
         ):
             # Prompts with one token left to compute, beside longer ones: as short prompts they fit a graph.
+            # Ranks that follow have neither graphs nor rows.
             batch = replace(batch, n_decode=0)
         if batch.n_decode in (0, n_rows):
             kind = Kind.DECODE if batch.n_decode else Kind.PREFILL

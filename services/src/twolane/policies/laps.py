@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from twolane.policies.laps_moment import Moment, head_start_s, moment_of
+from twolane.policies.laps_moment import Moment, head_start_s, may_postpone, moment_of
 from twolane.policies.long_chunks import long_batch
 from twolane.policies.packing import BatchLimits, pack
 from twolane.policies.prefill import Chunk, PrefillDecision, PrefillView, WaitingPrefill
@@ -94,14 +94,12 @@ class Laps:
         )
         return PrefillDecision(chunks, memory=memory)
 
-    @staticmethod
-    def _run_long(moment: Moment, chunks: tuple[Chunk, ...], view: PrefillView) -> PrefillDecision:
-        memory = replace(
-            moment.memory,
-            measured=moment.memory.measured.dispatched(chunks, view.waiting),
-            short_run=0,
-            postponed=moment.memory.postponed.started([chunk.request_id for chunk in chunks]),
-        )
+    def _run_long(self, moment: Moment, chunks: tuple[Chunk, ...], view: PrefillView) -> PrefillDecision:
+        postponed = moment.memory.postponed
+        if may_postpone(self.settings):
+            postponed = postponed.started([chunk.request_id for chunk in chunks])
+        measured = moment.memory.measured.dispatched(chunks, view.waiting)
+        memory = replace(moment.memory, measured=measured, short_run=0, postponed=postponed)
         return PrefillDecision(chunks, memory=memory)
 
     # When short prompts are due

@@ -159,9 +159,14 @@ def _dues(settings: PrefillSettings, moment: Moment) -> list[Due]:
             first_s, last_s = fcfs_s, max(fcfs_s, min(due_s, TAIL_SPARE * fcfs_s))
         first_s, last_s = start_s + min(first_s, limit_s), start_s + min(last_s, limit_s)
         found.append(Due(service_s * stretch, first_s, last_s, fcfs_s > due_s))
-    if reorder and settings.postpone_share > 0.0:
+    if may_postpone(settings):
         _postpone(settings, moment, found, services_s)
     return found
+
+
+def may_postpone(settings: PrefillSettings) -> bool:
+    """Whether any long prompt may be postponed."""
+    return settings.reorder_long and settings.postpone_share > 0.0
 
 
 def _postpone(settings: PrefillSettings, moment: Moment, dues: list[Due], services_s: list[float]) -> None:

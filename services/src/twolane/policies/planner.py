@@ -153,18 +153,21 @@ class Planner:
     def _waiting(self, kind: PoolKind, view: PlannerView, demand: Demand) -> tuple[float, float]:
         """Worker-seconds that wait beyond what is normal, and in how many seconds they should be done."""
         settings, lanes, pool = self.settings, _LANES[kind], view.pools[kind]
-        if kind is PoolKind.DECODE:
+        rate = demand.rate(view.cost, settings)
+        answers_s = (
+            0.0 if lanes and kind is not PoolKind.MIXED else view.decode.waiting * demand.output_tokens
+        )
+        answers_s /= rate.tokens_per_s
+        if not lanes:
             # Answers run side by side: what takes long needs no more workers than hold all of it at once.
-            rate = demand.rate(view.cost, settings)
-            waiting_s = view.decode.waiting * demand.output_tokens / rate.tokens_per_s
-            return waiting_s, max(settings.interval_s, demand.output_tokens * rate.rows / rate.tokens_per_s)
+            return answers_s, max(settings.interval_s, demand.output_tokens * rate.rows / rate.tokens_per_s)
         waiting_s = sum(view.waiting_s.get(lane, 0.0) for lane in lanes)
         # A prompt that is computed waits no more, though its rest counts.
         normal_s = max(NORMAL_QUEUE_S, *(demand.service_s[lane] for lane in lanes))
         waiting_s = max(0.0, waiting_s - normal_s * max(1, pool.ready))
         if view.held and not pool.ready:
             waiting_s += view.held * max(demand.service_s.values())
-        return waiting_s, settings.drain_s
+        return waiting_s + answers_s, settings.drain_s
 
     def _wishes(
         self, now_s: float, view: PlannerView, needs: Mapping[PoolKind, Need], memory: PlannerMemory

@@ -72,8 +72,9 @@ class Demand:
         prompt_tokens: mean prompt.
         output_tokens: mean answer.
         judged: requests judged lately, faded; missed: those that missed a target.
-        care: how much less than the goal allows may be left to chance, learned from missed targets.
-        late_share: share of the work that may arrive while workers are too few.
+        care: learned from missed targets. At 1 as much may be late as the goal allows, below it more, since
+            many are in time although workers are too few for a moment.
+        late_share: share of the work that may arrive while workers are too few: what the goal allows by care.
     """
 
     forecasts: Mapping[PoolKind, Forecast]

@@ -12,7 +12,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 
-# Below so much work (worker-seconds a second) ratios mean nothing.
+# Forecasts of less work (worker-seconds a second) are not judged.
 LEAST_DEMAND = 0.02
 # The first intervals may lie before the load has settled: forecasts made in them are not judged.
 SETTLE = 8

@@ -27,8 +27,8 @@ class PlannerSettings:
         shared: workers can change between pools without a restart, so pools share their headroom.
         hysteresis: a removal leaves this share of the workers unneeded.
         drain_s: seconds in which a backlog should be gone.
-        care_most: factor of care that missed targets may bring.
-        care_least: factor that kept targets may bring.
+        care_most: care that missed targets may bring; above 1 one bad quarter of an hour is paid for all day.
+        care_least: care that kept targets may bring.
         fullness: share of a prefill worker that work may fill.
         least_room: workers are kept for this factor over the present and the expected work.
     """

@@ -211,7 +211,7 @@ class RouterApp:
         gauge("workers", "Workers connected.", lambda: sum(s.connected for s in cluster.sessions))
         gauge("prefix_pages", "Pages in the copy of the prefix index.", lambda: len(cluster.prefixes))
         gauge("ready", "1 when traffic may come.", lambda: float(self.not_ready() is None))
-        text = "Predicted time of the prefill that waits, over all workers: every router says the same."
+        text = "Predicted time of the prefill that waits, over all workers, as reported and sent since."
         self.metrics.gauge_by_lane("prefill_waiting_seconds", text, cluster.waiting_s)
 
 

@@ -84,8 +84,11 @@ class DeviceStore:
             return
         # The stream's device becomes the current one: pinned memory would be tied to the first otherwise.
         with torch.cuda.stream(self._stream):
-            yield
-            self._stream.synchronize()
+            try:
+                yield
+            finally:
+                # After an error, too: its pages are given to others next.
+                self._stream.synchronize()
 
     def _columns(self, layers: Layers) -> torch.Tensor:
         return self.pages[:, layers.first : layers.first + layers.count]
