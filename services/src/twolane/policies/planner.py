@@ -154,11 +154,8 @@ class Planner:
         """Worker-seconds that wait beyond what is normal, and in how many seconds they should be done."""
         settings, lanes, pool = self.settings, _LANES[kind], view.pools[kind]
         rate = demand.rate(view.cost, settings)
-        answers_s = (
-            0.0 if lanes and kind is not PoolKind.MIXED else view.decode.waiting * demand.output_tokens
-        )
-        answers_s /= rate.tokens_per_s
-        if not lanes:
+        answers_s = view.decode.waiting * demand.output_tokens / rate.tokens_per_s
+        if kind is PoolKind.DECODE:
             # Answers run side by side: what takes long needs no more workers than hold all of it at once.
             return answers_s, max(settings.interval_s, demand.output_tokens * rate.rows / rate.tokens_per_s)
         waiting_s = sum(view.waiting_s.get(lane, 0.0) for lane in lanes)
@@ -167,7 +164,9 @@ class Planner:
         waiting_s = max(0.0, waiting_s - normal_s * max(1, pool.ready))
         if view.held and not pool.ready:
             waiting_s += view.held * max(demand.service_s.values())
-        return waiting_s + answers_s, settings.drain_s
+        if kind is PoolKind.MIXED:
+            waiting_s += answers_s
+        return waiting_s, settings.drain_s
 
     def _wishes(
         self, now_s: float, view: PlannerView, needs: Mapping[PoolKind, Need], memory: PlannerMemory

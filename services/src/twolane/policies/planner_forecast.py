@@ -8,7 +8,6 @@ needed the least room is believed. planner.py keeps one forecast per kind of wor
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 
@@ -73,6 +72,10 @@ class Tail:
             if above <= late:
                 return beyond
         return self.beyond[-1]
+
+    def capped(self, most: float) -> Tail:
+        """With work beyond the forecast counted as `most` times the forecast at most."""
+        return replace(self, beyond=tuple(min(most * self.expected, beyond) for beyond in self.beyond))
 
     def _above(self, beyond: float) -> float:
         place = bisect_right(self.beyond, beyond)
@@ -146,7 +149,7 @@ class Way:
         """How much forecasts are above what comes, on average."""
         return self.above_all / self.judged if self.judged > 0.0 else 0.0
 
-    def tail(self, settings: ForecastSettings, most_beyond: float = math.inf) -> Tail:
+    def tail(self, settings: ForecastSettings) -> Tail:
         """How much of the coming work any number of workers would be too few for."""
         fade = 0.5 ** (1.0 / settings.half_life)
         expected = self.expected(settings)
@@ -158,7 +161,7 @@ class Way:
         ]
         weight = 1.0
         for beyond, came in reversed(self.errors):
-            weighed.append((min(most_beyond, beyond), weight, came))
+            weighed.append((beyond, weight, came))
             weight *= fade
         weighed.sort()
         total = sum(weight * came for _, weight, came in weighed)
@@ -192,6 +195,6 @@ class Forecast:
 
     def believed(self, late: float) -> tuple[Way, Tail]:
         """The way that needs the least room for all but a share `late` of the work, and its tail."""
-        settings = self.settings
-        way = min(self.ways, key=lambda way: way.bias + way.tail(settings).room(late))
-        return way, way.tail(settings, settings.most_beyond * way.expected(settings))
+        tails = [(way, way.tail(self.settings)) for way in self.ways]
+        way, tail = min(tails, key=lambda item: item[0].bias + item[1].room(late))
+        return way, tail.capped(self.settings.most_beyond)

@@ -73,7 +73,7 @@ MET_HEADER = f"| policy | from {100 * HEAVY:.0f} % load on | all loads |\n" + "|
 
 def target_table(rows: Sequence[Row], policy: str) -> str:
     """Every cell of a policy against its targets: ratios to fcfs with intervals; missed ones in bold."""
-    base = {(row["workload"], row["load"]): row for row in rows if row["policy"] == BASELINE}
+    base = _by_cell(rows, BASELINE)
     lines = []
     for row in sorted(rows, key=_load):
         pair = base.get((row["workload"], row["load"]))
@@ -82,6 +82,11 @@ def target_table(rows: Sequence[Row], policy: str) -> str:
     order = list(dict.fromkeys(row["workload"] for row in rows))
     lines.sort(key=lambda line: order.index(line[0]))
     return "\n".join([f"## {policy} against fcfs\n", TARGET_HEADER, *(line for _, line in lines)]) + "\n"
+
+
+def _by_cell(rows: Sequence[Row], policy: str) -> dict[tuple[str, float], Row]:
+    """A policy's rows by workload and load."""
+    return {(row["workload"], row["load"]): row for row in rows if row["policy"] == policy}
 
 
 def _targets(row: Row, pair: Row) -> str:
@@ -111,14 +116,11 @@ def _judged(text: str, missed: bool) -> str:
 
 def met_table(rows: Sequence[Row]) -> str:
     """In how many cells with short and long prompts each policy meets all its targets at once."""
-    base = {(row["workload"], row["load"]): row for row in rows if row["policy"] == BASELINE}
+    base = _by_cell(rows, BASELINE)
     lines = []
     for policy in dict.fromkeys(row["policy"] for row in rows):
-        pairs = [
-            (row, base[row["workload"], row["load"]])
-            for row in rows
-            if row["policy"] == policy and row["mixed"] and (row["workload"], row["load"]) in base
-        ]
+        theirs = _by_cell(rows, policy)
+        pairs = [(row, base[cell]) for cell, row in theirs.items() if row["mixed"] and cell in base]
         met = [row["load"] for row, pair in pairs if "**" not in _targets(row, pair)]
         heavy = [row for row, _ in pairs if row["load"] >= HEAVY]
         shown = f"{sum(load >= HEAVY for load in met)} of {len(heavy)} | {len(met)} of {len(pairs)}"
@@ -184,18 +186,14 @@ def bound_table(rows: Sequence[Row], policy: str) -> str:
 
     Also lists those where it does: there the policy loses.
     """
-    ours = {(row["workload"], row["load"]): row for row in rows if row["policy"] == policy}
+    ours = _by_cell(rows, policy)
     lines, losses = [], []
     for rival in dict.fromkeys(row["policy"] for row in rows):
-        pairs = [
-            (row, ours[row["workload"], row["load"]])
-            for row in rows
-            if row["policy"] == rival and (row["workload"], row["load"]) in ours
-        ]
-        fewer = [(row, our) for row, our in pairs if row["slo_miss"][0] < our["slo_miss"][0] - LEAST_MISSES]
-        more = [row for row, our in pairs if row["slo_miss"][0] > our["slo_miss"][0] + LEAST_MISSES]
         if rival == policy or rival.startswith(COLOCATED):
             continue
+        pairs = [(row, ours[cell]) for cell, row in _by_cell(rows, rival).items() if cell in ours]
+        fewer = [(row, our) for row, our in pairs if row["slo_miss"][0] < our["slo_miss"][0] - LEAST_MISSES]
+        more = [row for row, our in pairs if row["slo_miss"][0] > our["slo_miss"][0] + LEAST_MISSES]
         kept = [(row, our) for row, our in fewer if _tail(row) <= LONG_P99]
         beyond = sorted(_tail(row) for row, _ in fewer if _tail(row) > LONG_P99)
         shown = f"{len(beyond)}: ×{beyond[len(beyond) // 2]:.2f}, ×{beyond[-1]:.2f}" if beyond else "0"
